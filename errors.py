@@ -1,0 +1,42 @@
+"""Every error that hwnas raises on purpose: one line that names the value and the remedy."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class HwnasError(Exception):
+    """Root of all errors of this package; the command line prints it as one line and exits with 2."""
+
+    exit_status = 2
+
+
+class InputError(HwnasError):
+    """A name, value or file that a user gave can't be used."""
+
+
+class MismatchError(InputError):
+    """Two things that were made for different spaces, devices or versions were brought together."""
+
+
+class MissingLayerError(HwnasError):
+    """A layer was asked for that was never measured or built."""
+
+
+class InfeasibleError(HwnasError):
+    """No architecture meets the limits; the message states what can be reached."""
+
+
+class FaultError(HwnasError):
+    """Something broke while running (a device, a disk); everything finished so far is kept."""
+
+    exit_status = 1
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
+    """The error for a name that is not in a dictionary: the nearest names first, then all."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    return InputError(f"unknown {kind} {name!r}; {hint}known: {', '.join(names)}")

@@ -1,0 +1,74 @@
+"""Files that are whole or absent: atomic writes, and JSON that carries its format and version."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from .errors import FaultError, InputError, MismatchError
+
+
+def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Let `write` fill a temporary file beside `path`, then rename it: readers see all or nothing."""
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            temporary = Path(file.name)
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
+    except OSError as error:
+        raise FaultError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write `data` to `path` atomically."""
+    write_atomic(path, lambda file: file.write(data))
+
+
+def write_json(path: Path, kind: str, version: int, data: dict[str, Any]) -> None:
+    """Write `data` with its format name and version, atomically."""
+    text = json.dumps({"format": f"hwnas.{kind}", "version": version, **data}, indent=2, allow_nan=False)
+    write_bytes(path, text.encode() + b"\n")
+
+
+def read_json(path: Path, kind: str, version: int) -> dict[str, Any]:
+    """Read what `write_json` wrote; a foreign, broken or newer file is an error that names both sides."""
+    try:
+        data = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise InputError(f"there is no file {path}") from None
+    except IsADirectoryError:
+        raise InputError(f"{path} is a folder; a hwnas {kind} file was expected") from None
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path} is not readable as a hwnas {kind} file: {error}") from error
+    found = data.get("format") if isinstance(data, dict) else None
+    if found != f"hwnas.{kind}":
+        raise InputError(f"{path} is not a hwnas {kind} file (its format says {found!r})")
+    if data.get("version") != version:
+        raise MismatchError(
+            f"{path} has format version {data.get('version')}, this hwnas reads {version}: write it again"
+        )
+    return data
+
+
+def digest(*parts: object) -> str:
+    """A short fingerprint of values: the first 16 hex digits of the SHA-256 of their text or bytes."""
+    sha = hashlib.sha256()
+    for part in parts:
+        sha.update(part if isinstance(part, bytes) else repr(part).encode())
+        sha.update(b"\0")
+    return sha.hexdigest()[:16]

@@ -1,0 +1,29 @@
+"""Random search: the baseline that every other strategy has to beat."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..supernet.space import Arch, Rng, SearchSpace
+from .problem import Evaluation, Problem
+from .strategy import Strategy
+
+
+@dataclass(frozen=True)
+class Random:
+    """Independent draws from the space: https://arxiv.org/abs/1902.07638 shows how strong that is."""
+
+    def __call__(self, problem: Problem, rng: Rng, budget: int, /) -> Strategy:  # noqa: ARG002
+        return _RandomStrategy(problem.space, rng)
+
+
+class _RandomStrategy:
+    def __init__(self, space: SearchSpace, rng: Rng) -> None:
+        self.space, self.rng = space, rng
+
+    def ask(self, n: int) -> list[Arch]:
+        return [self.space.sample(self.rng) for _ in range(n)]
+
+    def tell(self, evaluations: Sequence[Evaluation]) -> None:
+        """Nothing to learn: the draws are independent."""

@@ -1,0 +1,46 @@
+"""What a search found."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from ..errors import unknown_name
+from .problem import Evaluation, rank_key
+
+Ended = Literal["budget", "space", "patience", "strategy"]
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """The evaluated architectures, all of which keep the limits, in the order of their evaluation.
+
+    `priced` counts the candidates whose costs were asked for, repeats included. `ended` says what ran out
+    first: the budget, the architectures of the space, the patience with candidates that bring nothing new,
+    or the strategy's proposals.
+    """
+
+    history: tuple[Evaluation, ...]
+    priced: int
+    seconds: float
+    ended: Ended
+
+    @property
+    def best(self) -> Evaluation:
+        """The most accurate one, of equals the first found."""
+        return min(self.history, key=rank_key)
+
+    def pareto(self, name: str) -> list[Evaluation]:
+        """The front of accuracy (high) against the cost `name` (low), the cheapest first.
+
+        No other evaluation is at least as good in both and better in one. Of equals, the first found stays.
+        """
+        if name not in self.best.costs:
+            raise unknown_name("cost", name, self.best.costs)
+        known = (evaluation for evaluation in self.history if not math.isnan(evaluation.accuracy))
+        front: list[Evaluation] = []
+        for evaluation in sorted(known, key=lambda e: (e.costs[name], -e.accuracy)):
+            if not front or evaluation.accuracy > front[-1].accuracy:
+                front.append(evaluation)
+        return front

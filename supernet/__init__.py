@@ -1,0 +1,1 @@
+"""Search spaces, the weight-sharing network, its training and evaluation."""

@@ -1,0 +1,110 @@
+"""What a training run leaves in its folder: run.json, checkpoint.pt, metrics.jsonl."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import InputError, MismatchError
+from ..files import digest, read_json, write_bytes, write_json
+from .space import SearchSpace
+from .spaces import load_space
+from .supernet import Supernet
+
+VERSION = 1
+CHECKPOINT, METRICS, RUN = "checkpoint.pt", "metrics.jsonl", "run.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run: what it is made of, as written in its run.json."""
+
+    folder: Path
+    space: str
+    data: str
+    data_dir: str | None
+    sharing: str
+    train: dict[str, Any]
+    space_fingerprint: str
+
+    def save(self) -> None:
+        """Write run.json."""
+        fields = {name: value for name, value in vars(self).items() if name != "folder"}
+        write_json(self.folder / RUN, "run", VERSION, fields)
+
+    def load_space(self) -> SearchSpace:
+        """The space that was trained; MismatchError when it has changed since."""
+        space = load_space(self.space)
+        if space.fingerprint() != self.space_fingerprint:
+            raise MismatchError(
+                f"{self.folder} was trained on another version of the space {self.space} "
+                f"({self.space_fingerprint}, now {space.fingerprint()}): train it anew"
+            )
+        return space
+
+
+def load_run(folder: Path) -> Run:
+    """The run in `folder`; InputError where there is none."""
+    if not (folder / RUN).is_file():
+        raise InputError(f"{folder} is not a training run (it has no {RUN}): make one with hwnas train")
+    fields = read_json(folder / RUN, "run", VERSION)
+    return Run(folder, *(fields[name] for name in Run.__dataclass_fields__ if name != "folder"))
+
+
+def load_supernet(folder: str | Path) -> Supernet:
+    """The supernet of a run with its trained weights, in evaluation mode."""
+    run = load_run(Path(folder))
+    supernet = Supernet(run.load_space(), run.sharing).to(memory_format=torch.channels_last)
+    if not load_checkpoint(run.folder, supernet, None):
+        raise InputError(f"{folder} has no checkpoint yet: hwnas train --out {folder} --resume")
+    return supernet.eval()
+
+
+def weights_fingerprint(module: nn.Module) -> str:
+    """A digest of all weights and statistics of a module: equal weights, equal fingerprint."""
+    parts: list[object] = []
+    for name, tensor in module.state_dict().items():
+        parts += [name, tensor.cpu().contiguous().numpy().tobytes()]
+    return digest(*parts)
+
+
+def save_checkpoint(run: Path, supernet: nn.Module, optimizer: torch.optim.Optimizer, epoch: int) -> None:
+    """Write weights, optimizer and the number of finished epochs, atomically."""
+    buffer = io.BytesIO()
+    torch.save({"epoch": epoch, "model": supernet.state_dict(), "optimizer": optimizer.state_dict()}, buffer)
+    write_bytes(run / CHECKPOINT, buffer.getvalue())
+
+
+def load_checkpoint(run: Path, supernet: nn.Module, optimizer: torch.optim.Optimizer | None) -> int:
+    """Restore what `save_checkpoint` wrote; returns the number of finished epochs, 0 without a checkpoint."""
+    path = run / CHECKPOINT
+    if not path.is_file():
+        return 0
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        supernet.load_state_dict(saved["model"])
+        if optimizer is not None:
+            optimizer.load_state_dict(saved["optimizer"])
+        return int(saved["epoch"])
+    except Exception as error:  # torch raises many kinds for a truncated or foreign file
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path} is not a checkpoint of this run: {reason}") from error
+
+
+def append_metrics(run: Path, epoch: int, **values: float) -> None:
+    """Add the line of one epoch to metrics.jsonl; lines of epochs from `epoch` on are replaced."""
+    kept = [line for line in read_metrics(run) if line["epoch"] < epoch]
+    lines = [*kept, {"epoch": epoch, **values}]
+    write_bytes(run / METRICS, "".join(json.dumps(line) + "\n" for line in lines).encode())
+
+
+def read_metrics(run: Path) -> list[dict[str, float]]:
+    """The metrics of every epoch so far."""
+    path = run / METRICS
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []

@@ -1,0 +1,237 @@
+"""What an architecture is, what a layer is, and what a search space must answer.
+
+An architecture is a tuple of genes, a value. A layer is one hashable record that serves as the recipe of a
+module, the key of a latency table and the unit of cost. A space says how many options the next gene has and
+which layers an architecture consists of; everything else has a default here.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import nn
+
+from ..errors import HwnasError, InputError, MissingLayerError
+from ..files import digest
+
+Arch = tuple[int, ...]
+Value = int | float | bool | str
+INPUT = -1  # the index by which a node reads the network's input
+
+
+class Rng(Protocol):
+    """A source of uniform numbers in [0, 1): `random.Random` and `numpy.random.Generator` both are one."""
+
+    def random(self) -> float: ...
+
+
+def draw(rng: Rng, n: int) -> int:
+    """A uniform integer in [0, n)."""
+    return int(rng.random() * n)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer with everything that decides its weights' shape and its cost.
+
+    `in_channels` is a tuple for a layer that reads several tensors. `in_size` is the side of its square
+    input in pixels, 0 for a flat vector. `stride` 0 means that the layer pools the whole map into a vector.
+    `params` may be given as a mapping; it is kept as sorted pairs.
+    """
+
+    op: str
+    in_channels: int | tuple[int, ...]
+    out_channels: int
+    in_size: int
+    stride: int = 1
+    params: tuple[tuple[str, Value], ...] = ()
+
+    def __post_init__(self) -> None:
+        if isinstance(self.params, Mapping):
+            object.__setattr__(self, "params", tuple(sorted(self.params.items())))
+
+    def __getitem__(self, name: str) -> Value:
+        return dict(self.params)[name]
+
+    @property
+    def out_size(self) -> int:
+        """Side of the output in pixels, 0 for a flat vector."""
+        return -(-self.in_size // self.stride) if self.stride else 0
+
+    def input_shapes(self, batch: int = 1) -> list[tuple[int, ...]]:
+        """Shapes of the tensors it reads: (B, C, S, S), or (B, C) when flat."""
+        channels = self.in_channels if isinstance(self.in_channels, tuple) else (self.in_channels,)
+        space = (self.in_size, self.in_size) if self.in_size else ()
+        return [(batch, c, *space) for c in channels]
+
+    def __str__(self) -> str:
+        channels = self.in_channels if isinstance(self.in_channels, tuple) else (self.in_channels,)
+        words = [self.op, f"{'+'.join(map(str, channels))}>{self.out_channels}", f"{self.in_size}px"]
+        words += [f"/{self.stride}"] * (self.stride > 1)
+        return " ".join(words + [f"{name}={value}" for name, value in self.params])
+
+
+@dataclass(frozen=True)
+class Node:
+    """A layer in a graph, the nodes it reads, and the slot whose weights it uses.
+
+    `inputs` are indices of earlier nodes, `INPUT` for the network's input; the last node is the output.
+    Nodes with the same slot and layer share weights, in one network (recurrent cells) or across a supernet;
+    an empty slot stands for the node's own index.
+    """
+
+    layer: Layer
+    inputs: tuple[int, ...] = (INPUT,)
+    slot: str = ""
+
+
+def named(graph: Sequence[Node]) -> list[tuple[str, Node]]:
+    """The nodes of a graph with their slots, empty slots replaced by the index."""
+    return [(node.slot or str(index), node) for index, node in enumerate(graph)]
+
+
+class SearchSpace(ABC):
+    """A set of architectures. A space defines `choices` and `graph`; the rest has these defaults."""
+
+    spec: str = ""
+    """The text by which `load_space` finds this space again; empty for one that only lives in a program."""
+
+    @abstractmethod
+    def choices(self, prefix: Arch = ()) -> int | None:
+        """Number of options of the gene after `prefix`; None when `prefix` is a complete architecture."""
+
+    @abstractmethod
+    def graph(self, arch: Arch) -> tuple[Node, ...]:
+        """The layers of an architecture in topological order: the only walk over shapes in the project."""
+
+    @property
+    def options(self) -> tuple[int, ...] | None:
+        """Options per gene where they don't depend on other genes (arrays then serve for batches)."""
+        return None
+
+    def build(self, layer: Layer) -> nn.Module:
+        """A new module for a layer, from the operations that hwnas knows; override it for own blocks."""
+        from .blocks import build
+
+        return build(layer)
+
+    def canonical(self, arch: Arch) -> Arch:
+        """The representative of all architectures that are the same network."""
+        return arch
+
+    def check(self, arch: Sequence[int]) -> Arch:
+        """`arch` as a tuple of ints; InputError if it is not an architecture of this space."""
+        genes = tuple(int(gene) for gene in arch)
+        for position in range(len(genes) + 1):
+            options = self.choices(genes[:position])
+            if (options is None) != (position == len(genes)):
+                raise InputError(f"architecture {genes} has {len(genes)} genes, {self} ends at {position}")
+            if options is not None and not 0 <= genes[position] < options:
+                raise InputError(
+                    f"gene {position} of architecture {genes} must lie in 0..{options - 1} in {self}"
+                )
+        return genes
+
+    def sample(self, rng: Rng) -> Arch:
+        """Each gene uniform over its options (uniform over architectures where genes are independent)."""
+        arch: Arch = ()
+        while (options := self.choices(arch)) is not None:
+            arch += (draw(rng, options),)
+        return arch
+
+    def mutate(self, arch: Arch, rng: Rng, rate: float) -> Arch:
+        """Each gene drawn anew with probability `rate`, and where an earlier change made it invalid."""
+        child: Arch = ()
+        while (options := self.choices(child)) is not None:
+            gene = arch[len(child)] if len(child) < len(arch) else options
+            child += (draw(rng, options) if gene >= options or rng.random() < rate else gene,)
+        return child
+
+    def cross(self, a: Arch, b: Arch, rng: Rng) -> Arch:
+        """Each gene from `a` or `b` with equal probability; drawn anew where neither fits."""
+        child: Arch = ()
+        while (options := self.choices(child)) is not None:
+            i = len(child)
+            genes = [parent[i] for parent in (a, b) if i < len(parent) and parent[i] < options]
+            child += (genes[draw(rng, len(genes))] if genes else draw(rng, options),)
+        return child
+
+    def size(self) -> int:
+        """Number of architectures, counted by walking all of them; a space that knows better overrides it."""
+        count, stack = 0, [()]
+        while stack:
+            prefix: Arch = stack.pop()
+            options = self.choices(prefix)
+            if options is None:
+                count += 1
+            else:
+                stack.extend((*prefix, gene) for gene in range(options))
+            if count + len(stack) > 1_000_000:
+                raise HwnasError(f"{self} has over a million architectures: define its size()")
+        return count
+
+    def nodes(self) -> tuple[tuple[str, Layer], ...]:
+        """Every (slot, layer) that some architecture uses, in a fixed order.
+
+        Found by drawing architectures until 2,000 in a row bring nothing new; a space that can list them
+        overrides this. `Supernet` and tables name a layer that was missed, they never guess.
+        """
+        rng, found, quiet = random.Random(0), dict[tuple[str, Layer], None](), 0
+        while quiet < 2000:
+            before = len(found)
+            found.update(((slot, node.layer), None) for slot, node in named(self.graph(self.sample(rng))))
+            quiet = quiet + 1 if len(found) == before else 0
+        return tuple(sorted(found, key=lambda item: (len(item[0]), item[0], str(item[1]))))
+
+    def layers(self) -> tuple[Layer, ...]:
+        """The distinct layers of the space: what a device must be asked to price."""
+        return tuple(dict.fromkeys(layer for _, layer in self.nodes()))
+
+    def input_shape(self, batch: int = 1) -> tuple[int, ...]:
+        """Shape of the images that the space's networks read: (B, C, S, S)."""
+        first = next(node.layer for node in self.graph(self.sample(random.Random(0))) if INPUT in node.inputs)
+        return first.input_shapes(batch)[0]
+
+    def classes(self) -> int:
+        """Number of outputs."""
+        return self.graph(self.sample(random.Random(0)))[-1].layer.out_channels
+
+    def fingerprint(self) -> str:
+        """A digest of everything that decides the space's layers, equal for equal spaces."""
+        return digest(self.options, self.nodes())
+
+    def __str__(self) -> str:
+        return self.spec or type(self).__name__
+
+
+class ChoiceSpace(SearchSpace):
+    """Independent choices without a network: the space of a published table or of any other function."""
+
+    def __init__(self, options: Sequence[int]) -> None:
+        if not options or min(options) < 1:
+            raise InputError(f"a space needs at least one choice, each with at least one option, not {options}")
+        self._options = tuple(options)
+
+    @property
+    def options(self) -> tuple[int, ...]:
+        return self._options
+
+    def choices(self, prefix: Arch = ()) -> int | None:
+        return self._options[len(prefix)] if len(prefix) < len(self._options) else None
+
+    def graph(self, arch: Arch) -> tuple[Node, ...]:
+        raise MissingLayerError(f"{self} has choices only: no layers to build, price or export {arch}")
+
+    def size(self) -> int:
+        return math.prod(self._options)
+
+    def nodes(self) -> tuple[tuple[str, Layer], ...]:
+        return ()
+
+    def __str__(self) -> str:
+        return self.spec or f"ChoiceSpace({list(self._options)})"

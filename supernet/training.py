@@ -1,0 +1,119 @@
+"""Training of a supernet by paths that are drawn anew at every step."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..errors import FaultError, InputError, unknown_name
+from ..progress import Progress, silent
+from .checkpoint import append_metrics, load_checkpoint, save_checkpoint
+from .data import Data, training_batches
+from .evaluation import probe_accuracy
+from .space import Arch, SearchSpace
+from .supernet import Supernet
+
+
+def uniform(space: SearchSpace, seed: int, step: int) -> list[Arch]:
+    """One architecture, every option equally likely (https://arxiv.org/abs/1904.00420, equation 7)."""
+    return [space.sample(random.Random(f"path {seed} {step}"))]
+
+
+SAMPLING: dict[str, Callable[[SearchSpace, int, int], list[Arch]]] = {"uniform": uniform}
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How a supernet is trained: SGD with linear warm-up, then a cosine to zero."""
+
+    epochs: int = 30
+    batch: int = 64
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 4e-5
+    label_smoothing: float = 0.1
+    clip_norm: float = 5.0
+    warmup: float = 0.05
+    sampling: str = "uniform"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.sampling not in SAMPLING:
+            raise unknown_name("sampling", self.sampling, SAMPLING)
+        for name in ("epochs", "batch", "lr", "clip_norm"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name}={getattr(self, name)} must be positive")
+
+
+def train(
+    supernet: Supernet, data: Data, settings: TrainSettings, run: Path, progress: Progress = silent
+) -> None:
+    """Train from the last checkpoint in the folder `run`, or from the start, to the last epoch.
+
+    Paths, order and augmentation are functions of (seed, step): a resumed training ends in the same weights.
+    """
+    supernet.to(memory_format=torch.channels_last).train()
+    optimizer = make_optimizer(supernet, settings)
+    first_epoch = load_checkpoint(run, supernet, optimizer)
+    steps = len(data.train) // settings.batch
+    if not steps:
+        raise InputError(f"{data.spec} has {len(data.train)} training images, fewer than a batch of {settings.batch}")
+    sample_paths = SAMPLING[settings.sampling]
+    for epoch in range(first_epoch, settings.epochs):
+        started, total_loss = time.perf_counter(), 0.0
+        for i, (images, labels) in enumerate(training_batches(data, settings.batch, settings.seed, epoch)):
+            step = epoch * steps + i
+            set_learning_rate(optimizer, settings, step / (settings.epochs * steps))
+            optimizer.zero_grad(set_to_none=True)
+            for arch in sample_paths(supernet.space, settings.seed, step):
+                logits = supernet(images, arch)  # (B, classes)
+                loss = F.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
+                loss.backward()
+                total_loss += check_finite(loss.item(), epoch, step, arch)
+            nn.utils.clip_grad_norm_(supernet.parameters(), settings.clip_norm)
+            optimizer.step()
+            speed = (i + 1) * settings.batch / (time.perf_counter() - started)
+            progress(step + 1, settings.epochs * steps, f"{speed:.0f} images/s, loss {total_loss / (i + 1):.3f}")
+        seconds = time.perf_counter() - started
+        val_accuracy = probe_accuracy(supernet, data, settings.seed)
+        save_checkpoint(run, supernet, optimizer, epoch + 1)
+        append_metrics(run, epoch + 1, loss=total_loss / steps, val_accuracy=val_accuracy, seconds=seconds)
+
+
+def make_optimizer(supernet: nn.Module, settings: TrainSettings) -> torch.optim.SGD:
+    """SGD with weight decay on kernels and matrices only, not on biases and batch norms."""
+    kernels = [p for p in supernet.parameters() if p.ndim > 1]
+    vectors = [p for p in supernet.parameters() if p.ndim <= 1]
+    groups = [
+        {"params": kernels, "weight_decay": settings.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, foreach=True)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, settings: TrainSettings, done: float) -> None:
+    """Linear warm-up, then half a cosine (https://arxiv.org/abs/1608.03983, equation 5); `done` in [0, 1)."""
+    if done < settings.warmup:
+        factor = done / settings.warmup
+    else:
+        factor = 0.5 + 0.5 * math.cos(math.pi * (done - settings.warmup) / (1 - settings.warmup))
+    for group in optimizer.param_groups:
+        group["lr"] = settings.lr * factor
+
+
+def check_finite(loss: float, epoch: int, step: int, arch: Arch) -> float:
+    """`loss`, or a FaultError that says where it stopped being a number."""
+    if not math.isfinite(loss):
+        raise FaultError(
+            f"the loss is {loss} at step {step} on path {arch}; the checkpoint of epoch {epoch} is kept: "
+            "train anew with a smaller --lr"
+        )
+    return loss
