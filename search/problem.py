@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -48,7 +47,7 @@ def rank_key(evaluation: Evaluation) -> tuple[float, float]:
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """Find the arch of `space` with the highest accuracy among those with every cost within its limit.
+    """The architecture of `space` with the highest accuracy, of those that keep every limit, is asked for.
 
     `accuracy` and each cost take a batch: an (n, choices) int64 array, or a list of n tuples where the
     architectures of the space vary in length. They give n numbers, higher accuracy and lower cost being
@@ -94,28 +93,41 @@ class Problem:
         """The architectures with costs and violation, their accuracy still nan."""
         costs = self.price(archs)
         violations = np.broadcast_to(self.violation(costs), len(archs)).tolist()
-        rows = zip(*(column.tolist() for column in costs.values()), strict=True) if costs else ((),) * len(archs)
+        columns = {name: column.tolist() for name, column in costs.items()}
         return [
-            Evaluation(arch, math.nan, dict(zip(costs, row, strict=True)), violation)
-            for arch, row, violation in zip(archs, rows, violations, strict=True)
+            Evaluation(arch, math.nan, {name: column[i] for name, column in columns.items()}, violations[i])
+            for i, arch in enumerate(archs)
         ]
 
     def evaluated(self, priced: Sequence[Evaluation]) -> Iterator[Evaluation]:
         """The same evaluations with their accuracy, each as soon as it is known."""
         values = self.accuracy(self.batch([evaluation.arch for evaluation in priced]))
-        for evaluation, value in zip_longest(priced, values):
-            if evaluation is None or value is None or np.ndim(value) != 0:
-                raise InputError(f"accuracy must give one number for each of {len(priced)} architectures")
-            yield replace(evaluation, accuracy=float(value))
+        for accuracy, evaluation in zip(one_each(values, len(priced)), priced, strict=True):
+            yield replace(evaluation, accuracy=accuracy)
+
+
+def one_each(values: Iterable[float], n: int) -> Iterator[float]:
+    """The accuracies of `n` architectures, each as it arrives; InputError where they are not n numbers."""
+    wrong = InputError(f"accuracy must give one number for each of {n} architectures")
+    arriving = iter(values)
+    for _ in range(n):
+        value = next(arriving, None)
+        if value is None or np.ndim(value) != 0:
+            raise wrong
+        yield float(value)
+    if next(arriving, None) is not None:
+        raise wrong
 
 
 def _column(name: str, values: ArrayLike, n: int) -> NDArray[np.float64]:
     """The values of a cost, checked: a nan would pass every limit unseen."""
     column = np.asarray(values, dtype=np.float64)
     if column.shape != (n,):
-        raise InputError(f"cost {name!r} gave an array of shape {column.shape} for {n} architectures, not ({n},)")
+        raise InputError(
+            f"cost {name!r} must give one number for each of {n} architectures, not shape {column.shape}"
+        )
     if np.isnan(column).any():
-        raise InputError(f"cost {name!r} is nan for architecture number {np.isnan(column).argmax()} of a batch")
+        raise InputError(f"cost {name!r} is nan for {np.isnan(column).sum()} of {n} architectures")
     return column
 
 

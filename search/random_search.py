@@ -14,7 +14,7 @@ from .strategy import Strategy
 class Random:
     """Independent draws from the space: https://arxiv.org/abs/1902.07638 shows how strong that is."""
 
-    def __call__(self, problem: Problem, rng: Rng, budget: int, /) -> Strategy:  # noqa: ARG002
+    def __call__(self, problem: Problem, rng: Rng, _budget: int, /) -> Strategy:
         return _RandomStrategy(problem.space, rng)
 
 

@@ -1,1 +1,34 @@
 """Search spaces, the weight-sharing network, its training and evaluation."""
+
+from .additive import AdditiveCost, additive
+from .chain import Block, ChainSpace
+from .checkpoint import Run, load_run, load_supernet
+from .data import Data, load_data
+from .evaluation import calibrate_bn
+from .space import Arch, ChoiceSpace, Layer, Node, SearchSpace
+from .spaces import SPACES, load_space
+from .supernet import Supernet
+from .training import TrainSettings, train
+
+__all__ = [
+    "SPACES",
+    "AdditiveCost",
+    "Arch",
+    "Block",
+    "ChainSpace",
+    "ChoiceSpace",
+    "Data",
+    "Layer",
+    "Node",
+    "Run",
+    "SearchSpace",
+    "Supernet",
+    "TrainSettings",
+    "additive",
+    "calibrate_bn",
+    "load_data",
+    "load_run",
+    "load_space",
+    "load_supernet",
+    "train",
+]

@@ -1,0 +1,238 @@
+"""The command line: parses, calls a workflow, prints. Nothing heavy is imported before it is needed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from .errors import HwnasError, InputError
+from .progress import Progress as Report
+
+app = typer.Typer(
+    name="hwnas",
+    help="Train one supernet, profile any device, search within its latency budget, export to ONNX with proof.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+console = Console(highlight=False)
+
+SpaceOption = Annotated[str, typer.Option("--space", help="A space (mobilenet:size=32), or the folder of a run.")]
+RunOption = Annotated[Path, typer.Option("--run", help="The folder of a trained supernet.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="Where to measure: local, local:threads=2.")]
+SeedOption = Annotated[int, typer.Option("--seed", help="Everything random follows from it.")]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Continue what was interrupted.")]
+
+
+@contextmanager
+def bar(title: str) -> Iterator[Report]:
+    """A progress bar on stderr with time left, as the function that workflows report to."""
+    columns = (
+        TextColumn(f"{title:9}"),
+        BarColumn(bar_width=30),
+        TextColumn("{task.percentage:3.0f} %"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[words]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(title, total=1, words="")
+        yield lambda done, total, words: progress.update(task, completed=done, total=total, words=words)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for everything it makes.")] = Path("hwnas-demo"),
+    seed: SeedOption = 0,
+) -> None:
+    """Do the whole job on bundled data on this CPU: train, profile, search, export, prove."""
+    from .demo import run_demo
+
+    run_demo(out, seed, console, bar)
+
+
+@app.command()
+def train(
+    space: Annotated[str, typer.Option(help="The search space: mobilenet:size=32,classes=10.")],
+    data: Annotated[str, typer.Option(help="digits, or fashion-mnist.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run.")],
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Images per step.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    sampling: Annotated[str | None, typer.Option(help="How paths are drawn: uniform.")] = None,
+    sharing: Annotated[str, typer.Option(help="entangled, or blocks.")] = "entangled",
+    data_dir: Annotated[Path | None, typer.Option(help="Where the data lie.")] = None,
+    seed: SeedOption = 0,
+    resume: ResumeOption = False,
+) -> None:
+    """Train a supernet by uniform single-path sampling."""
+    from . import workflows
+    from .supernet.checkpoint import read_metrics
+    from .supernet.training import TrainSettings
+
+    given = {"epochs": epochs, "batch": batch, "lr": lr, "sampling": sampling}
+    settings = replace(TrainSettings(seed=seed), **{k: v for k, v in given.items() if v is not None})
+    with bar("training") as progress:
+        workflows.train(space, data, out, settings, sharing, data_dir, resume, progress)
+    last = read_metrics(out)[-1]
+    console.print(
+        f"{out}: {int(last['epoch'])} epochs, loss {last['loss']:.3f}, "
+        f"validation accuracy of random subnets {last['val_accuracy']:.4f}"
+    )
+
+
+@app.command()
+def profile(
+    space: SpaceOption,
+    device: DeviceOption,
+    out: Annotated[Path, typer.Option(help="The latency table to write (.json).")],
+    seed: SeedOption = 0,
+    resume: ResumeOption = False,
+) -> None:
+    """Measure every layer of a space on a device, and whole networks to calibrate: a latency table."""
+    from . import workflows
+
+    with bar("profiling") as progress:
+        table = workflows.profile(space, device, out, resume, seed, progress)
+    measured = sum(entry.rounds > 0 for entry in table.entries.values())
+    console.print(
+        f"{out}: {measured} layers on {table.name}, calibrated by {len(table.calibration.networks)} networks, "
+        f"interval +-{table.calibration.margin:.1%}"
+    )
+    if table.cost:
+        low, high = table.cost.bounds()
+        console.print(f"networks of {table.space} take {low:.4g} to {high:.4g} ms (a factor {high / low:.1f})")
+
+
+@app.command()
+def validate(
+    space: SpaceOption,
+    table: Annotated[Path, typer.Option(help="The latency table.")],
+    device: DeviceOption,
+    nets: Annotated[int, typer.Option(min=3, help="How many networks to measure, twice.")] = 20,
+    pause: Annotated[float, typer.Option(min=0, help="Seconds at least between the two measurements.")] = 60,
+    out: Annotated[Path | None, typer.Option(help="Where to write the figures (.json).")] = None,
+) -> None:
+    """Compare a table with whole networks that it has never seen, beside the repeat floor."""
+    from . import workflows
+
+    with bar("validating") as progress:
+        found = workflows.validate(space, table, device, nets, pause, out, progress)
+    rows = Table("", "predicted", "measured twice (the floor)", title=f"{found.nets} networks on {device}")
+    rows.add_row("mean error", f"{found.mape:.2%}", f"{found.floor_mape:.2%}")
+    rows.add_row("Kendall tau", f"{found.kendall_tau:.3f}", f"{found.floor_tau:.3f}")
+    rows.add_row("within 5 %", f"{found.within_5:.1%}", "")
+    rows.add_row("within 10 %", f"{found.within_10:.1%}", "")
+    rows.add_row("90 % intervals hold", f"{found.interval_coverage:.1%}", "")
+    console.print(rows)
+    console.print(f"the table is {'fit' if found.fit_for_use else 'NOT fit'} for use ({found.seconds:.0f} s)")
+
+
+@app.command()
+def search(
+    run: RunOption,
+    out: Annotated[Path, typer.Option(help="Where to write the network found (.json).")],
+    table: Annotated[list[Path] | None, typer.Option(help="A latency table; may be repeated.")] = None,
+    limit: Annotated[list[str] | None, typer.Option(help="flops=300M, params=5M, local=20ms; repeatable.")] = None,
+    strategy: Annotated[str, typer.Option(help="evolution, or random.")] = "evolution",
+    budget: Annotated[int, typer.Option(min=1, help="Architectures to evaluate.")] = 200,
+    pareto: Annotated[str | None, typer.Option(help="Keep the front of accuracy against this cost.")] = None,
+    seed: SeedOption = 0,
+    resume: ResumeOption = False,  # noqa: ARG001 - a search always reuses what the run's store knows
+) -> None:
+    """Find the most accurate network within latency, FLOPs, parameter and memory limits.
+
+    An interrupted search goes on where it was: no architecture of a run is ever evaluated twice.
+    """
+    from . import workflows
+
+    with bar("searching") as progress:
+        searched = workflows.search(
+            run, out, table or (), limit or (), strategy, budget, seed, pareto, progress
+        )
+    found = searched.found
+    console.print(
+        f"{out}: validation accuracy {found.accuracy:.4f} after {found.evaluations} evaluations "
+        f"({found.reused} reused), {found.seconds:.0f} s"
+    )
+    for name, value in found.costs.items():
+        interval = found.intervals.get(name)
+        words = f" [{interval[0]:.4g}, {interval[1]:.4g}] ms" if interval else ""
+        asked = f", limit {found.limits[name]:.4g}" if name in found.limits else ""
+        console.print(f"  {name} {value:.4g}{words}{asked}")
+
+
+@app.command()
+def export(
+    found: Annotated[Path, typer.Argument(help="What hwnas search wrote (.json).")],
+    out: Annotated[Path, typer.Option(help="The ONNX file to write.")],
+    device: Annotated[str | None, typer.Option(help="Measure the exported file there.")] = None,
+    batch: Annotated[str, typer.Option(help="A number, or dynamic.")] = "1",
+    opset: Annotated[int, typer.Option(min=18, help="ONNX opset.")] = 18,
+) -> None:
+    """Write a found network as ONNX, with a certificate of its outputs, accuracy and latency."""
+    from . import workflows
+
+    if batch != "dynamic" and not (batch.isdecimal() and int(batch) > 0):
+        raise InputError(f"--batch {batch} is neither a positive number nor dynamic")
+    with bar("exporting") as progress:
+        proof = workflows.export(
+            found, out, device, None if batch == "dynamic" else int(batch), opset, progress
+        )
+    low, high = proof.accuracy_interval
+    console.print(f"{out}: {proof.size_bytes / 1e6:.2f} MB, opset {proof.opset}, certificate {out.with_suffix('.json')}")
+    console.print(f"  outputs differ by at most {proof.max_abs_diff:.1e} (supernet path, subnet, ONNX Runtime)")
+    console.print(
+        f"  test accuracy {proof.accuracy_onnx:.4f} [{low:.4f}, {high:.4f}] in ONNX Runtime, "
+        f"{proof.accuracy_torch:.4f} in torch, {proof.test_images} images"
+    )
+    for name, times in proof.latency.items():
+        console.print(
+            f"  {name}: measured {times.measured_ms:.4g} ms, promised {times.predicted_ms:.4g} "
+            f"[{times.low_ms:.4g}, {times.high_ms:.4g}] (on the clock {times.raw_ms:.4g})"
+        )
+    verdicts = {True: "yes", False: "NO", None: "not all measured"}
+    console.print(f"  within limits: {verdicts[proof.within_limits]}", *proof.notes, sep="; " if proof.notes else "")
+
+
+@app.command(name="list")
+def list_names(
+    kind: Annotated[str, typer.Argument(help="spaces, data, devices or strategies.")],
+) -> None:
+    """List the names that the other commands know."""
+    from .workflows import names
+
+    for name, words in names(kind):
+        console.print(f"{name:16} {words}")
+
+
+def main() -> None:
+    """Run a command; an error is one line on stderr and an exit status, never a traceback."""
+    try:
+        status = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+    except HwnasError as error:
+        print(f"hwnas: {error}", file=sys.stderr)
+        sys.exit(error.exit_status)
+    except KeyboardInterrupt:
+        print("hwnas: stopped; what is finished is kept: the same command with --resume goes on", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # not a usage error of the command line
+            raise
+        print(f"hwnas: {error.format_message()} (see hwnas --help)", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""The demonstration: the main job from end to end on bundled data, on this machine's CPU."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from . import workflows
+from .export import Certificate
+from .files import write_bytes
+from .latency import LatencyTable
+from .progress import Progress
+from .report import Candidate, Measured, save_chart, search_chart
+from .search import SearchResult
+from .search.found import Found
+from .supernet import TrainSettings, load_run, load_supernet
+from .supernet.evaluation import accuracy, bn_images, calibrated_subnet
+
+SPACE = "mobilenet:size=32,channels=1,classes=10,stem=16,widths=16-32-64,depths=2-3-3,head=256"
+SETTINGS = TrainSettings(epochs=30, batch=32)
+BUDGET, RANDOM_BUDGET = 100, 20
+SHARES = {"small": 0.15, "medium": 0.45, "large": 0.9}  # limits: shares of the range that the table spans
+CHOSEN = "medium"
+
+Bar = Callable[[str], AbstractContextManager[Progress]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One limit of the demonstration: the network found for it, and its proof."""
+
+    name: str
+    found: Found
+    proof: Certificate
+
+
+def run_demo(out: Path, seed: int, console: Console, bar: Bar) -> None:
+    """Train, profile, search at three limits, export and prove; leave everything in the folder `out`."""
+    started = time.perf_counter()
+    with bar("training") as progress:
+        settings = TrainSettings(**{**vars(SETTINGS), "seed": seed})
+        workflows.train(SPACE, "digits", out / "run", settings, resume=True, progress=progress)
+    console.print(f"trained one supernet of {load_run(out / 'run').load_space().size():,} networks: {out / 'run'}")
+    with bar("profiling") as progress:
+        table = workflows.profile(str(out / "run"), "local", out / "local.json", resume=True, progress=progress)
+    assert table.cost is not None
+    low, high = table.cost.bounds()
+    console.print(f"profiled {len(table.entries)} layers; networks take {low:.3f} to {high:.3f} ms: {out / 'local.json'}")
+    rows, histories = [], {}
+    for name, share in SHARES.items():
+        limit = f"local={low + share * (high - low):.4f}ms"
+        with bar("searching") as progress:
+            searched = _search(out, name, limit, "evolution", BUDGET, seed, progress)
+        with bar("exporting") as progress:
+            proof = workflows.export(out / f"{name}.json", out / f"{name}.onnx", "local", progress=progress)
+        console.print(f"searched and exported under {limit}: {out / name}.onnx")
+        rows.append(Row(name, searched.found, proof))
+        histories[name] = searched.result
+    chosen = next(row for row in rows if row.name == CHOSEN)
+    with bar("random") as progress:
+        baseline = _search(out, "random", f"local={chosen.found.limits['local']}ms", "random", RANDOM_BUDGET, seed, progress)
+    _show(out, console, table, rows, histories, baseline, time.perf_counter() - started)
+
+
+def _search(
+    out: Path, name: str, limit: str, strategy: str, budget: int, seed: int, progress: Progress
+) -> workflows.Searched:
+    return workflows.search(
+        out / "run", out / f"{name}.json", [out / "local.json"], [limit], strategy, budget, seed, progress=progress
+    )
+
+
+def _show(
+    out: Path,
+    console: Console,
+    table: LatencyTable,
+    rows: list[Row],
+    histories: dict[str, SearchResult],
+    baseline: workflows.Searched,
+    seconds: float,
+) -> None:
+    """Print the result, and write it as a picture and a Markdown table."""
+    candidates = [
+        Candidate(kind, float(table.predict_many([e.arch])[0]), e.accuracy)
+        for kind, results in (("evolution", histories.values()), ("random", [baseline.result]))
+        for result in results
+        for e in result.history
+    ]
+    measured = [
+        Measured(
+            row.name,
+            row.found.limits["local"],
+            *(getattr(row.proof.latency["local"], f"{part}_ms") for part in ("predicted", "low", "high", "measured")),
+            row.found.accuracy,
+        )
+        for row in rows
+    ]
+    save_chart(search_chart(candidates, measured, "local"), out / "demo.png")
+    header, lines = _table(rows)
+    screen = Table(*header)
+    for line in lines:
+        screen.add_row(*line)
+    console.print(screen)
+    text = "\n".join("| " + " | ".join(cells) + " |" for cells in (header, ["---:"] * len(header), *lines))
+    write_bytes(out / "demo.md", f"{text}\n".encode())
+    chosen = next(row for row in rows if row.name == CHOSEN)
+    low, high = chosen.proof.accuracy_interval
+    console.print(
+        f"\n{CHOSEN}: test accuracy {chosen.proof.accuracy_onnx:.4f} (95 % interval {low:.4f} to {high:.4f}, "
+        f"{chosen.proof.test_images} images); the best of {RANDOM_BUDGET} random networks under the same limit: "
+        f"{_test_accuracy(out, baseline.found):.4f}"
+    )
+    console.print(f"outputs of supernet, subnet and ONNX Runtime differ by {chosen.proof.max_abs_diff:.1e} at most")
+    console.print(f"{seconds:.0f} s in all; the picture: {out / 'demo.png'}, the certificates: {out}/*.onnx's .json")
+
+
+def _table(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
+    header = ["network", "limit ms", "promised ms", "measured ms", "within limits", "val", "test", "MMACs", "params K"]
+    lines = []
+    for row in rows:
+        times, costs = row.proof.latency["local"], row.found.costs
+        lines.append(
+            [
+                row.name,
+                f"{row.found.limits['local']:.3f}",
+                f"{times.predicted_ms:.3f} [{times.low_ms:.3f}, {times.high_ms:.3f}]",
+                f"{times.measured_ms:.3f}",
+                "yes" if row.proof.within_limits else "NO",
+                f"{row.found.accuracy:.3f}",
+                f"{row.proof.accuracy_onnx:.3f}",
+                f"{costs['flops'] / 1e6:.2f}",
+                f"{costs['params'] / 1e3:.0f}",
+            ]
+        )
+    return header, lines
+
+
+def _test_accuracy(out: Path, found: Found) -> float:
+    """Test accuracy of a network with inherited weights."""
+    run = load_run(out / "run")
+    supernet = load_supernet(run.folder)
+    data = workflows.run_data(run, supernet.space)
+    subnet = calibrated_subnet(supernet, found.arch, bn_images(data, run.train["seed"]))
+    return accuracy(subnet, data, data.test)

@@ -1,0 +1,104 @@
+"""What a device is to the rest of hwnas: something with a name, a fingerprint and a stopwatch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Job:
+    """An ONNX model with static input shapes to be timed, under a name unique among the jobs of a call."""
+
+    name: str
+    model: bytes
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The time of one job, as a ratio to the reference network measured beside it.
+
+    `ratio` is the median over the rounds, `low` and `high` are the ends of its 90 % interval; `raw_ms` is
+    the median of all runs as the device's clock showed them.
+    """
+
+    name: str
+    ratio: float
+    low: float
+    high: float
+    rounds: int
+    raw_ms: float
+
+    @property
+    def half_width(self) -> float:
+        """Half of the interval, as a fraction of the ratio."""
+        return (self.high - self.low) / 2 / self.ratio
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One visit to a job: its runs, and those of the reference right before and after them.
+
+    `seconds` counts from the start of measuring, without the pauses between interrupted attempts.
+    """
+
+    name: str
+    round: int
+    seconds: float
+    runs_ms: tuple[float, ...]
+    reference_runs_ms: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """What one call of `measure` found: a timing per job, by name, and the samples behind them.
+
+    `reference_ms` is the median of all runs of the reference: `ratio * reference_ms` is a job's time in ms.
+    `settled` tells whether every interval became as narrow as was asked; otherwise a cap ended the call.
+    """
+
+    timings: dict[str, Timing]
+    reference_ms: float
+    seconds: float
+    settled: bool
+    samples: tuple[Sample, ...]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far measuring is: `fraction` of the expected work, and the widest relative `half_width` so far."""
+
+    settled: int
+    total: int
+    rounds: int
+    fraction: float
+    half_width: float
+    seconds: float
+
+
+class Device(Protocol):
+    """A place where networks run and can be timed."""
+
+    @property
+    def name(self) -> str:
+        """What tables, limits and costs call this device."""
+
+    def fingerprint(self) -> dict[str, str]:
+        """All that a timing depends on: hardware, runtime, options, the reference; and `label`, what was
+        really done there ("measured", "emulated", ...). Two timings compare only if these are equal."""
+
+    def measure(
+        self,
+        jobs: Sequence[Job],
+        progress: Callable[[Progress], None] | None = None,
+        samples: Path | None = None,
+    ) -> Measurements:
+        """Time the jobs, interleaved, each beside the reference.
+
+        `samples` is a folder that keeps each sample as soon as it is taken: a later call with the same
+        folder goes on from there, and measures only what is missing.
+
+        Raises FaultError if the device fails or can't run a job, which it names.
+        """

@@ -1,0 +1,117 @@
+"""Is a table fit for use: its predictions beside whole networks that it has never seen, and the repeat floor."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from ..devices import Device
+from ..export.onnx_model import layers_to_onnx
+from ..progress import Progress, silent
+from ..supernet.space import Arch
+from .profile import device_progress, network_jobs, network_name
+from .spread import spread
+from .table import LatencyTable
+
+Floats = NDArray[np.float64]
+FIT_WITHIN_10 = 0.95  # a table is fit for use if so many networks lie within 10 %,
+FIT_TAU = 0.9  # and if it orders them as well as this
+
+
+@dataclass(frozen=True)
+class NetworkCheck:
+    """One network: what the table promised, and what two measurements, minutes apart, found."""
+
+    arch: Arch
+    predicted_ms: float
+    low_ms: float
+    high_ms: float
+    measured_ms: float
+    again_ms: float
+
+
+@dataclass(frozen=True)
+class Validation:
+    """How well a table predicts. All errors are fractions; the floor is that of measuring twice."""
+
+    nets: int
+    mape: float
+    within_5: float
+    within_10: float
+    kendall_tau: float
+    floor_mape: float
+    floor_tau: float
+    interval_coverage: float
+    measurements: tuple[NetworkCheck, ...]
+    seconds: float
+    fit_for_use: bool
+
+
+def validate(
+    table: LatencyTable,
+    device: Device,
+    nets: int = 20,
+    pause_s: float = 60.0,
+    seed: int = 1,
+    progress: Progress = silent,
+) -> Validation:
+    """Measure `nets` networks, spread over the table's range and not used to calibrate it, twice.
+
+    The second measurement starts at least `pause_s` after the first: their difference is the repeat floor,
+    the error that no prediction can go below.
+    """
+    started = time.perf_counter()
+    used = {network.arch for network in table.calibration.networks}
+    archs = spread(table.space, table.cost or table.predict_many, nets, seed, exclude=used)
+    progress(0, 1, f"exporting the layers of {len(archs)} networks to ONNX")
+    models = layers_to_onnx(table.space, table.space.layers())
+    jobs = network_jobs(table.space, models, archs)
+    passes: list[Floats] = []
+    for _ in range(2):
+        begun = time.perf_counter()
+        found = device.measure(jobs, device_progress(progress))
+        ratios = np.array([found.timings[network_name(arch)].ratio for arch in archs])
+        passes.append(ratios * table.reference_ms)
+        if len(passes) == 1:
+            wait(pause_s - (time.perf_counter() - begun), progress)
+    return compare(table, archs, *passes, time.perf_counter() - started)
+
+
+def compare(table: LatencyTable, archs: Sequence[Arch], first: Floats, second: Floats, seconds: float) -> Validation:
+    """The figures of a validation from two measurements (n,) in the table's ms."""
+    promised = table.estimate_many(archs)
+    error, floor = np.abs(promised.ms / first - 1), np.abs(second / first - 1)
+    tau, floor_tau = kendall_tau(promised.ms, first), kendall_tau(second, first)
+    within_10 = float((error <= 0.10).mean())
+    columns = zip(archs, promised.ms, promised.low, promised.high, first, second, strict=True)
+    return Validation(
+        nets=len(archs),
+        mape=float(error.mean()),
+        within_5=float((error <= 0.05).mean()),
+        within_10=within_10,
+        kendall_tau=tau,
+        floor_mape=float(floor.mean()),
+        floor_tau=floor_tau,
+        interval_coverage=float(((promised.low <= first) & (first <= promised.high)).mean()),
+        measurements=tuple(NetworkCheck(arch, *map(float, row)) for arch, *row in columns),
+        seconds=seconds,
+        fit_for_use=within_10 >= FIT_WITHIN_10 and tau >= min(FIT_TAU, floor_tau),
+    )
+
+
+def kendall_tau(a: Floats, b: Floats) -> float:
+    """Rank correlation of two series (n,): tau-b of Kendall (https://doi.org/10.1093/biomet/33.3.239)."""
+    return float(stats.kendalltau(a, b).statistic)
+
+
+def wait(seconds: float, progress: Progress) -> None:
+    """Let the machine change its mood, and say so."""
+    end = time.perf_counter() + seconds
+    while (left := end - time.perf_counter()) > 0:
+        progress(seconds - left, seconds, "waiting before the same networks are measured again")
+        time.sleep(min(left, 1.0))

@@ -1,0 +1,56 @@
+"""FOUND.json: the result of a search, with all that export and report need to know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from ..files import read_json, write_json
+from ..supernet.space import Arch
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Found:
+    """One network that a search found. `accuracy` is on validation images, latencies are ms.
+
+    `tables` holds for each device its fingerprint, the table's path and the nominal `reference_ms`; `front`
+    the non-dominated networks, where they were asked for; `weights` the fingerprint of the supernet's.
+    """
+
+    arch: Arch
+    description: tuple[str, ...]
+    accuracy: float
+    costs: Mapping[str, float]
+    intervals: Mapping[str, tuple[float, float]]
+    limits: Mapping[str, float]
+    space: str
+    data: str
+    run: str
+    weights: str
+    tables: Mapping[str, Mapping[str, Any]]
+    strategy: str
+    evaluations: int
+    reused: int
+    seconds: float
+    seed: int
+    front: tuple[Mapping[str, Any], ...] = ()
+
+    def save(self, path: Path) -> None:
+        """Write FOUND.json, atomically."""
+        write_json(path, "found", VERSION, asdict(self))
+
+    @classmethod
+    def load(cls, path: Path) -> Found:
+        """Read what `save` wrote."""
+        data = read_json(path, "found", VERSION)
+        try:
+            fields = {name: data[name] for name in cls.__dataclass_fields__}
+            fields["arch"] = tuple(int(gene) for gene in fields["arch"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{path} is a damaged result ({error}): search again") from error
+        return cls(**fields)

@@ -1,0 +1,139 @@
+"""The search loop: ask a strategy, price, evaluate what keeps the limits, tell."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from functools import cached_property
+
+from ..errors import InputError, unknown_name
+from ..supernet.space import Arch, SearchSpace
+from .evolution import Evolution
+from .problem import Evaluation, Problem, rank_key
+from .random_search import Random
+from .reach import Reach
+from .result import Ended, SearchResult
+from .strategy import StrategySettings
+
+STRATEGIES: dict[str, Callable[[], StrategySettings]] = {"random": Random, "evolution": Evolution}
+
+Progress = Callable[[int, int, Evaluation], None]
+
+BATCH = 1000  # candidates asked for at once even when less budget is left: pricing is cheap in bulk
+SMALL = 50_000  # genes that may be looked at to list a whole space when candidates bring nothing new
+
+
+def search(
+    problem: Problem,
+    strategy: str | StrategySettings = "evolution",
+    budget: int = 500,
+    seed: int = 0,
+    progress: Progress | None = None,
+    patience: int = 100_000,
+) -> SearchResult:
+    """Find the best architecture of `problem` with `budget` evaluations of distinct architectures.
+
+    `strategy` is a name from STRATEGIES or a strategy's settings. `progress` is called with (evaluations
+    done, budget, the best so far) after each. The same seed gives the same history. After `patience`
+    candidates in a row without a new one that keeps the limits, the search ends with what it has;
+    InfeasibleError, with the range that can be reached, if that is nothing.
+    """
+    if budget < 1 or patience < 1:
+        raise InputError(f"budget={budget} and patience={patience} must be at least 1")
+    start = time.perf_counter()
+    ledger = _Ledger(problem, budget, progress)
+    ledger.reach.check()
+    running = _settings(strategy)(problem, random.Random(seed), budget)
+    while True:
+        candidates = running.ask(max(BATCH, ledger.left))
+        told = ledger.judge(candidates)
+        ended = ledger.ended(patience) if candidates else "strategy"
+        if ended:
+            return ledger.result(ended, time.perf_counter() - start)
+        running.tell(told)
+
+
+class _Ledger:
+    """What a search knows: every evaluation made, and what it takes to say when to stop and why."""
+
+    def __init__(self, problem: Problem, budget: int, progress: Progress | None) -> None:
+        self.problem, self.budget, self.progress = problem, budget, progress
+        self.reach = Reach(problem)
+        self.evaluated: dict[Arch, Evaluation] = {}  # by canonical architecture, in order
+        self.best: Evaluation | None = None
+        self.priced = self.fruitless = 0
+
+    @property
+    def left(self) -> int:
+        """Evaluations left in the budget."""
+        return self.budget - len(self.evaluated)
+
+    def judge(self, candidates: Sequence[Arch]) -> list[Evaluation]:
+        """Price what is not known yet, evaluate the feasible within the budget, answer for all."""
+        archs = [self.problem.space.canonical(arch) for arch in candidates]
+        priced = self.problem.priced([arch for arch in dict.fromkeys(archs) if arch not in self.evaluated])
+        feasible = [evaluation for evaluation in priced if evaluation.feasible][: self.left]
+        self.priced += len(candidates)
+        self.fruitless = 0 if feasible else self.fruitless + len(candidates)
+        if feasible:
+            self._evaluate(feasible)
+        elif not self.evaluated:
+            self.reach.note(priced)
+        answers = {evaluation.arch: evaluation for evaluation in priced}
+        return [self.evaluated.get(arch) or answers[arch] for arch in archs]
+
+    def ended(self, patience: int) -> Ended | None:
+        """Why the search is over; None when it is not."""
+        if not self.left:
+            return "budget"
+        if self.fruitless >= BATCH and self._feasible_in_all == len(self.evaluated):
+            return "space"
+        return "patience" if self.fruitless >= patience else None
+
+    def result(self, ended: Ended, seconds: float) -> SearchResult:
+        """What was found; InfeasibleError if that is nothing."""
+        if not self.evaluated:
+            raise self.reach.error("all of" if ended == "space" else f"{self.priced} candidates from")
+        return SearchResult(tuple(self.evaluated.values()), self.priced, seconds, ended)
+
+    def _evaluate(self, feasible: Sequence[Evaluation]) -> None:
+        for evaluation in self.problem.evaluated(feasible):
+            self.evaluated[evaluation.arch] = evaluation
+            self.best = min(self.best or evaluation, evaluation, key=rank_key)
+            if self.progress:
+                self.progress(len(self.evaluated), self.budget, self.best)
+
+    @cached_property
+    def _feasible_in_all(self) -> int | None:
+        """Number of distinct architectures that keep the limits; None where the space is not small."""
+        archs = _all_archs(self.problem.space)
+        if archs is None:
+            return None
+        priced = self.problem.priced(list(dict.fromkeys(map(self.problem.space.canonical, archs))))
+        self.reach.note(priced)
+        return sum(evaluation.feasible for evaluation in priced)
+
+
+def _settings(strategy: str | StrategySettings) -> StrategySettings:
+    if not isinstance(strategy, str):
+        return strategy
+    if strategy not in STRATEGIES:
+        raise unknown_name("strategy", strategy, STRATEGIES)
+    return STRATEGIES[strategy]()
+
+
+def _all_archs(space: SearchSpace) -> list[Arch] | None:
+    """Every architecture; None where it takes more than SMALL steps to list them."""
+    archs: list[Arch] = []
+    prefixes: list[Arch] = [()]
+    for _ in range(SMALL):
+        if not prefixes:
+            return archs
+        prefix = prefixes.pop()
+        options = space.choices(prefix)
+        if options is None:
+            archs.append(prefix)
+        else:
+            prefixes.extend((*prefix, gene) for gene in range(options))
+    return None

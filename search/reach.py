@@ -1,0 +1,63 @@
+"""Which limits can be met: the range that costs reach, as far as known, and the errors that state it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from ..errors import InfeasibleError
+from ..supernet.additive import AdditiveCost
+from .problem import Evaluation, Problem, rank_key
+
+
+class Reach:
+    """The range of every limited cost, exact for an AdditiveCost, else as seen; and what came nearest."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self.ranges = {name: _range(problem.costs[name]) for name in problem.limits}
+        self.nearest: Evaluation | None = None
+
+    def check(self) -> None:
+        """InfeasibleError if a limit lies below all that its cost can reach."""
+        for name, limit in self.problem.limits.items():
+            low, high = self.ranges[name]
+            if limit < low <= high:
+                raise InfeasibleError(
+                    f"limit {name}={limit:g} is out of reach: architectures of {self.problem.space} cost "
+                    f"{low:.4g} to {high:.4g}; ask for at least {_rounded_up(low):.4g}"
+                )
+
+    def note(self, priced: Sequence[Evaluation]) -> None:
+        """Learn from priced candidates."""
+        if not priced:
+            return
+        nearest = min(priced, key=rank_key)
+        self.nearest = min(self.nearest or nearest, nearest, key=rank_key)
+        for name, (low, high) in self.ranges.items():
+            costs = [evaluation.costs[name] for evaluation in priced]
+            self.ranges[name] = min(low, *costs), max(high, *costs)
+
+    def error(self, tried: str) -> InfeasibleError:
+        """The error when none of `tried` keeps all limits."""
+        space = self.problem.space
+        if self.nearest is None:
+            return InfeasibleError(f"the strategy proposes no architecture of {space}: try another")
+        limits = ", ".join(f"{name}={limit:g}" for name, limit in self.problem.limits.items())
+        known = ", ".join(f"{name} from {low:.4g} to {high:.4g}" for name, (low, high) in self.ranges.items())
+        nearest = ", ".join(f"{name}={self.nearest.costs[name]:.4g}" for name in self.problem.limits)
+        return InfeasibleError(
+            f"none of {tried} {space} keeps {limits}; known range: {known}; "
+            f"nearest: {nearest}; raise the limits"
+        )
+
+
+def _range(cost: Callable[..., object]) -> tuple[float, float]:
+    """The exact range of a cost, or the empty range where that is not known beforehand."""
+    return cost.bounds() if isinstance(cost, AdditiveCost) else (math.inf, -math.inf)
+
+
+def _rounded_up(value: float) -> float:
+    """A positive value rounded up to three digits: a limit that can be met."""
+    step = 10.0 ** (math.floor(math.log10(value)) - 2)
+    return math.ceil(value / step) * step

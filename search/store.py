@@ -1,0 +1,161 @@
+"""The evaluation store: the only state of a search, shared by all searches of a run."""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+from ..errors import FaultError, InputError, MismatchError
+from ..supernet.space import Arch
+from .problem import one_each
+
+VERSION = 1
+SCHEMA = """
+CREATE TABLE evaluations (
+    key TEXT NOT NULL,
+    arch TEXT NOT NULL,
+    accuracy REAL,
+    seconds REAL NOT NULL,
+    created TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP,
+    PRIMARY KEY (key, arch)
+) WITHOUT ROWID
+"""
+WAIT_SECONDS = 60  # for another process to finish its write
+
+
+class EvaluationStore:
+    """Accuracies by what evaluated them and by canonical architecture, in one SQLite file.
+
+    `key` is the fingerprint of all that decides an accuracy: weights, images, the way of evaluation. Every
+    value is committed when it arrives: a killed process loses the one it was at. Several processes may use
+    one file, each with a store of its own; the disk must be local, as SQLite's write-ahead log needs.
+    InputError for a file that is no store, MismatchError for one of another version, FaultError where
+    reading or writing fails.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        with self._errors():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._database = sqlite3.connect(self.path, timeout=WAIT_SECONDS, isolation_level=None)
+        try:
+            with self._errors():
+                self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    def get(self, key: str, arch: Arch) -> float | None:
+        """The stored accuracy; None where there is none."""
+        with self._errors():
+            row = self._database.execute(
+                "SELECT accuracy FROM evaluations WHERE key = ? AND arch = ?", (key, _text(arch))
+            ).fetchone()
+        if row is None:
+            return None
+        return math.nan if row[0] is None else row[0]  # SQLite keeps a nan as NULL
+
+    def add(self, key: str, arch: Arch, accuracy: float, seconds: float) -> float:
+        """Store an accuracy and the seconds it took; the first stays. Returns the accuracy that is stored."""
+        with self._errors():
+            self._database.execute(
+                "INSERT INTO evaluations (key, arch, accuracy, seconds) VALUES (?, ?, ?, ?)"
+                " ON CONFLICT DO NOTHING",
+                (key, _text(arch), accuracy, seconds),
+            )
+        stored = self.get(key, arch)
+        return accuracy if stored is None else stored
+
+    def count(self, key: str) -> int:
+        """Number of architectures with an accuracy under `key`."""
+        with self._errors():
+            query = "SELECT count(*) FROM evaluations WHERE key = ?"
+            return int(self._database.execute(query, (key,)).fetchone()[0])
+
+    def close(self) -> None:
+        """Close the file; the store can't be used afterwards."""
+        self._database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _open(self) -> None:
+        self._database.execute("PRAGMA journal_mode = WAL")
+        # No fsync per value: a killed process loses nothing, a power cut the last values at most.
+        self._database.execute("PRAGMA synchronous = NORMAL")
+        self._database.execute("BEGIN IMMEDIATE")  # of two processes, one creates the table
+        with self._database:
+            version = self._database.execute("PRAGMA user_version").fetchone()[0]
+            tables = self._database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+            if (version, tables) == (0, 0):
+                self._database.execute(SCHEMA)
+                self._database.execute(f"PRAGMA user_version = {VERSION}")
+            elif version != VERSION:
+                raise MismatchError(
+                    f"{self.path} has store version {version}, this hwnas reads {VERSION}: "
+                    "move the file away to start a new one"
+                )
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Turns what SQLite and the system raise into one line that names the file."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            name = getattr(error, "sqlite_errorname", "")
+            if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT", "SQLITE_CANTOPEN")):
+                raise InputError(f"{self.path} is not a readable evaluation store: {error}") from error
+            raise FaultError(f"evaluation store {self.path}: {error}") from error
+        except OSError as error:
+            raise FaultError(f"evaluation store {self.path}: {error.strerror or error}") from error
+
+
+class StoredAccuracy:
+    """The accuracy of a Problem that evaluates only what the store does not know under `key`.
+
+    `evaluate` takes a list of architectures and gives one accuracy for each, best one by one. `reused` and
+    `evaluated` count where the values came from.
+    """
+
+    def __init__(
+        self, store: EvaluationStore, key: str, evaluate: Callable[[list[Arch]], Iterable[float]]
+    ) -> None:
+        self.store, self.key, self.evaluate = store, key, evaluate
+        self.reused = self.evaluated = 0
+
+    def __call__(self, batch: Iterable[Sequence[int]]) -> Iterator[float]:
+        """Accuracies of a batch in its order, each stored before it is given out."""
+        archs = [tuple(int(gene) for gene in arch) for arch in batch]
+        known = {arch: self.store.get(self.key, arch) for arch in archs}
+        fresh = self._fresh([arch for arch, accuracy in known.items() if accuracy is None])
+        for arch in archs:
+            accuracy = known[arch]
+            if accuracy is None:
+                known[arch] = accuracy = next(fresh)
+            else:
+                self.reused += 1
+            yield accuracy
+        next(fresh, None)  # where `evaluate` gives too many values, this is an error
+
+    def _fresh(self, archs: list[Arch]) -> Iterator[float]:
+        """Evaluate, and store each value as soon as it arrives."""
+        start = time.perf_counter()
+        values = self.evaluate(archs) if archs else ()
+        for accuracy, arch in zip(one_each(values, len(archs)), archs, strict=True):
+            seconds = time.perf_counter() - start
+            self.evaluated += 1
+            yield self.store.add(self.key, arch, accuracy, seconds)
+            start = time.perf_counter()
+
+
+def _text(arch: Arch) -> str:
+    return json.dumps(arch, separators=(",", ":"))

@@ -1,0 +1,107 @@
+"""The local device: interrupted, killed, misconfigured; and its name on the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from hwnas.devices import Job, LocalDevice, Progress, load_device, onnx_timer
+from hwnas.errors import FaultError, InputError
+
+QUICK = LocalDevice(min_rounds=5, max_rounds=5)
+ENDLESS = LocalDevice(min_rounds=10_000, max_rounds=10_000)
+
+
+def kill_child(progress: Progress) -> None:
+    """kill -9 of the measuring program, our only child, in its second round."""
+    if progress.rounds == 2:
+        (child,) = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+        os.kill(int(child), signal.SIGKILL)
+
+
+def interrupt(progress: Progress) -> None:
+    """What Ctrl-C does, in the second round."""
+    if progress.rounds == 2:
+        raise KeyboardInterrupt
+
+
+def stored(folder: Path) -> list[bytes]:
+    """The samples kept, without a last one cut short."""
+    (path,) = folder.glob("*/samples.jsonl")
+    return [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds its child in /proc")
+def test_a_killed_program_is_a_fault_and_loses_no_finished_sample(jobs: list[Job], tmp_path: Path) -> None:
+    with pytest.raises(FaultError, match=r"local: the measuring program failed.*-9"):
+        ENDLESS.measure(jobs, kill_child, tmp_path)
+    before = stored(tmp_path)
+    assert len(before) >= 4
+    QUICK.measure(jobs, samples=tmp_path)
+    assert stored(tmp_path)[: len(before)] == before
+
+
+def test_an_interrupt_ends_the_program_and_keeps_its_samples(jobs: list[Job], tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        ENDLESS.measure(jobs, interrupt, tmp_path)
+    assert len(stored(tmp_path)) >= 4
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)  # no child is left
+
+
+def test_no_temporary_folder_is_left(
+    jobs: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    QUICK.measure(jobs[:1])
+    with pytest.raises(KeyboardInterrupt):
+        ENDLESS.measure(jobs, interrupt)
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_options_keep_their_samples_apart(jobs: list[Job], tmp_path: Path) -> None:
+    QUICK.measure(jobs[:1], samples=tmp_path)
+    LocalDevice(optimization="none", min_rounds=5, max_rounds=5).measure(jobs[:1], samples=tmp_path)
+    assert len(list(tmp_path.glob("*/samples.jsonl"))) == 2
+
+
+def test_the_program_alone_describes_its_machine() -> None:
+    """The program runs by its path, as it will where hwnas is not installed."""
+    command = [sys.executable, "-P", onnx_timer.__file__]
+    described = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    assert described.items() <= QUICK.fingerprint().items()
+
+
+def test_nothing_heavy_is_imported_with_the_devices() -> None:
+    program = (
+        "import sys, hwnas.devices; print(*{'torch', 'onnx', 'onnxruntime', 'numpy'} & set(sys.modules))"
+    )
+    ran = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, check=True, text=True)
+    assert ran.stdout.split() == []
+
+
+def test_load_device_reads_settings() -> None:
+    assert load_device("local") == LocalDevice()
+    assert load_device("local:threads=2,target=0.02,name=two") == LocalDevice("two", threads=2, target=0.02)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("locl", "unknown device 'locl'; did you mean local"),
+        ("local:thread=2", "unknown setting of device local 'thread'; did you mean threads"),
+        ("local:threads=two", "threads=two is not of type int"),
+        ("local:threads=0", "threads is 0; it must be positive"),
+        ("local:min_rounds=300", "min_rounds 300 and max_rounds 200 exclude each other"),
+        ("local:optimization=most", "unknown optimization 'most'"),
+    ],
+)
+def test_a_bad_device_is_an_error_with_a_remedy(text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_device(text)

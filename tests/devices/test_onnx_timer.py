@@ -1,0 +1,118 @@
+"""The measuring program: its statistics on simulated times, its files, its order."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hwnas.devices.onnx_timer import Log, Plan, Run, Series, measure, median_interval, read_samples
+
+PLAN = Plan("reference.onnx", [])
+
+
+def sample(runs_ms: list[float], reference_runs_ms: list[float], seconds: float = 0.0) -> dict[str, Any]:
+    return {"seconds": seconds, "runs_ms": runs_ms, "reference_runs_ms": reference_runs_ms}
+
+
+@pytest.mark.parametrize("count", [5, 15, 16, 100])
+def test_the_interval_holds_the_true_median_in_at_least_90_percent(count: int) -> None:
+    rng = np.random.default_rng(count)
+    trials = rng.lognormal(0, 0.1, (4000, count))  # skewed, median 1
+    intervals = [median_interval(list(trial)) for trial in trials]
+    coverage = np.mean([low <= 1 <= high for _, low, high in intervals])
+    tails = [sum(math.comb(count, below) for below in range(rank)) / 2**count for rank in range(count // 2)]
+    exact = min(1 - 2 * tail for tail in tails if 2 * tail <= 0.1)
+    assert exact >= 0.9
+    assert coverage == pytest.approx(exact, abs=0.02)
+
+
+def test_the_interval_of_few_values_is_their_range() -> None:
+    assert median_interval([3.0]) == (3, 3, 3)
+    assert median_interval([3.0, 1.0, 2.0]) == (2, 1, 3)
+    assert median_interval([4.0, 3.0, 1.0, 2.0]) == (2.5, 1, 4)
+
+
+def test_stopping_when_the_interval_is_narrow_keeps_most_of_its_coverage() -> None:
+    """Looking after every round favours lucky intervals; the minimum of rounds bounds what that costs."""
+    rng = np.random.default_rng(0)
+    held = []
+    for _ in range(400):
+        series = Series()
+        while not series.finished(PLAN, 0.0):
+            series.add(sample([rng.lognormal(0, 0.03)], [1.0]))
+        _, low, high = median_interval(series.ratios)
+        held.append(low <= 1 <= high)
+    assert np.mean(held) > 0.8
+
+
+def test_a_slowdown_of_the_machine_leaves_the_ratio() -> None:
+    rng = np.random.default_rng(0)
+    runs_ms, reference_ms = rng.uniform(2, 2.1, (40, 5)), rng.uniform(1, 1.05, (40, 6))
+    slowdown = np.exp(rng.normal(0, 0.5, (40, 1)))  # another speed in every round
+    quiet, drifting = Series(), Series()
+    for steady, factor in ((quiet, np.ones((40, 1))), (drifting, slowdown)):
+        for job, reference in zip(runs_ms * factor, reference_ms * factor, strict=True):
+            steady.add(sample(list(job), list(reference)))
+    assert median_interval(drifting.ratios) == pytest.approx(median_interval(quiet.ratios))
+
+
+def test_an_interrupted_run_does_not_count() -> None:
+    series = Series()
+    series.add(sample([2.0, 50.0, 2.0, 2.0, 9.0], [1.0, 1.0, 70.0]))
+    assert series.ratios == [2]
+
+
+def test_a_series_ends_by_its_interval_or_by_a_cap() -> None:
+    noisy, steady = Series(), Series()
+    for index in range(PLAN.min_rounds):
+        noisy.add(sample([1.0 + index], [1.0], seconds=10.0))
+        steady.add(sample([1.0], [1.0], seconds=10.0))
+    assert steady.finished(PLAN, 10.0)
+    assert not noisy.finished(PLAN, 10.0)
+    assert noisy.finished(PLAN, 70.0)
+    assert not noisy.settled(PLAN)
+    assert 0 < noisy.fraction(PLAN) < steady.fraction(PLAN) == 1
+
+
+def test_a_line_cut_short_is_dropped_and_the_file_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "samples.jsonl"
+    line = json.dumps({"model": "a", "round": 3, **sample([2.0], [1.0], seconds=1.5)}) + "\n"
+    path.write_text(line + line[:20])
+    log = Log(path)
+    log.append("a", [4.0], [1.0])
+    log.close()
+    first, second = read_samples(path)
+    assert first == json.loads(line)
+    assert second["runs_ms"] == [4]
+    assert second["seconds"] >= 1.5
+    assert log.rounds == 3
+
+
+def test_each_round_visits_all_models_in_an_order_of_its_own(tmp_path: Path) -> None:
+    names = [f"model{index}" for index in range(8)]
+    plan = Plan("reference.onnx", names, min_rounds=6, max_rounds=6)
+    log = Log(tmp_path / "samples.jsonl")
+    assert measure(plan, lambda _: lambda _: 1.0, log) == {}
+    log.close()
+    visits = [line["model"] for line in read_samples(tmp_path / "samples.jsonl")]
+    rounds = [tuple(visits[start : start + 8]) for start in range(0, len(visits), 8)]
+    assert len(set(rounds)) == 6
+    assert all(sorted(visited) == names for visited in rounds)
+
+
+def test_a_model_that_fails_leaves_the_others(tmp_path: Path) -> None:
+    plan = Plan("reference.onnx", ["good", "bad"], min_rounds=5, max_rounds=5)
+
+    def open_model(name: str) -> Run:
+        if name == "bad":
+            raise RuntimeError("no kernel\nfor this")
+        return lambda _: 1.0
+
+    log = Log(tmp_path / "samples.jsonl")
+    assert measure(plan, open_model, log) == {"bad": "no kernel"}
+    log.close()
+    assert log.series["good"].ratios == [1.0] * 5

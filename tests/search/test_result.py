@@ -1,0 +1,49 @@
+"""The Pareto front against its definition."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hwnas.errors import InputError
+from hwnas.search import Evaluation, SearchResult
+
+
+def result(points: list[tuple[float, float]]) -> SearchResult:
+    """Evaluations at (ms, accuracy), in order."""
+    history = [Evaluation((i,), p[1], {"ms": p[0], "flops": -p[0]}) for i, p in enumerate(points)]
+    return SearchResult(tuple(history), priced=0, seconds=0.0, ended="budget")
+
+
+def dominates(a: tuple[float, float], b: tuple[float, float]) -> bool:
+    return a != b and a[0] <= b[0] and a[1] >= b[1]
+
+
+@pytest.mark.parametrize("levels", [3, 10, 10**6])
+def test_front_is_what_nothing_dominates(levels: int) -> None:
+    """Few levels give many ties in cost, in accuracy and in both."""
+    points = [tuple(map(float, p)) for p in np.random.default_rng(levels).integers(levels, size=(150, 2))]
+    front = [(e.costs["ms"], e.accuracy) for e in result(points).pareto("ms")]
+    assert front == sorted({p for p in points if not any(dominates(q, p) for q in points)})
+
+
+def test_front_of_the_opposite_cost() -> None:
+    assert [e.arch for e in result([(1, 0.5), (2, 0.6), (3, 0.6)]).pareto("flops")] == [(2,)]
+
+
+def test_of_equals_the_first_stays() -> None:
+    equal = result([(1, 0.5), (1, 0.5)])
+    assert equal.best.arch == (0,)
+    assert [e.arch for e in equal.pareto("ms")] == [(0,)]
+
+
+def test_a_diverged_network_is_neither_best_nor_on_the_front() -> None:
+    diverged = result([(1, math.nan), (1, 0.5), (0.5, math.nan)])
+    assert diverged.best.arch == (1,)
+    assert [e.arch for e in diverged.pareto("ms")] == [(1,)]
+
+
+def test_unknown_cost_names_the_known() -> None:
+    with pytest.raises(InputError, match="unknown cost 'flop'; did you mean flops"):
+        result([(1, 0.5)]).pareto("flop")
