@@ -26,7 +26,9 @@ app = typer.Typer(
 )
 console = Console(highlight=False)
 
-SpaceOption = Annotated[str, typer.Option("--space", help="A space (mobilenet:size=32), or the folder of a run.")]
+SpaceOption = Annotated[
+    str, typer.Option("--space", help="A space (mobilenet:size=32), or the folder of a run.")
+]
 RunOption = Annotated[Path, typer.Option("--run", help="The folder of a trained supernet.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="Where to measure: local, local:threads=2.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Everything random follows from it.")]
@@ -111,7 +113,9 @@ def profile(
     )
     if table.cost:
         low, high = table.cost.bounds()
-        console.print(f"networks of {table.space} take {low:.4g} to {high:.4g} ms (a factor {high / low:.1f})")
+        console.print(
+            f"networks of {table.space} take {low:.4g} to {high:.4g} ms (a factor {high / low:.1f})"
+        )
 
 
 @app.command()
@@ -143,7 +147,9 @@ def search(
     run: RunOption,
     out: Annotated[Path, typer.Option(help="Where to write the network found (.json).")],
     table: Annotated[list[Path] | None, typer.Option(help="A latency table; may be repeated.")] = None,
-    limit: Annotated[list[str] | None, typer.Option(help="flops=300M, params=5M, local=20ms; repeatable.")] = None,
+    limit: Annotated[
+        list[str] | None, typer.Option(help="flops=300M, params=5M, local=20ms; repeatable.")
+    ] = None,
     strategy: Annotated[str, typer.Option(help="evolution, or random.")] = "evolution",
     budget: Annotated[int, typer.Option(min=1, help="Architectures to evaluate.")] = 200,
     pareto: Annotated[str | None, typer.Option(help="Keep the front of accuracy against this cost.")] = None,
@@ -190,8 +196,12 @@ def export(
             found, out, device, None if batch == "dynamic" else int(batch), opset, progress
         )
     low, high = proof.accuracy_interval
-    console.print(f"{out}: {proof.size_bytes / 1e6:.2f} MB, opset {proof.opset}, certificate {out.with_suffix('.json')}")
-    console.print(f"  outputs differ by at most {proof.max_abs_diff:.1e} (supernet path, subnet, ONNX Runtime)")
+    console.print(
+        f"{out}: {proof.size_bytes / 1e6:.2f} MB, opset {proof.opset}, certificate {out.with_suffix('.json')}"
+    )
+    console.print(
+        f"  outputs differ by at most {proof.max_abs_diff:.1e} (supernet path, subnet, ONNX Runtime)"
+    )
     console.print(
         f"  test accuracy {proof.accuracy_onnx:.4f} [{low:.4f}, {high:.4f}] in ONNX Runtime, "
         f"{proof.accuracy_torch:.4f} in torch, {proof.test_images} images"
@@ -202,7 +212,9 @@ def export(
             f"[{times.low_ms:.4g}, {times.high_ms:.4g}] (on the clock {times.raw_ms:.4g})"
         )
     verdicts = {True: "yes", False: "NO", None: "not all measured"}
-    console.print(f"  within limits: {verdicts[proof.within_limits]}", *proof.notes, sep="; " if proof.notes else "")
+    console.print(
+        f"  within limits: {verdicts[proof.within_limits]}", *proof.notes, sep="; " if proof.notes else ""
+    )
 
 
 @app.command(name="list")
@@ -224,7 +236,10 @@ def main() -> None:
         print(f"hwnas: {error}", file=sys.stderr)
         sys.exit(error.exit_status)
     except KeyboardInterrupt:
-        print("hwnas: stopped; what is finished is kept: the same command with --resume goes on", file=sys.stderr)
+        print(
+            "hwnas: stopped; what is finished is kept: the same command with --resume goes on",
+            file=sys.stderr,
+        )
         sys.exit(130)
     except Exception as error:
         if not hasattr(error, "format_message"):  # not a usage error of the command line

@@ -46,12 +46,18 @@ def run_demo(out: Path, seed: int, console: Console, bar: Bar) -> None:
     with bar("training") as progress:
         settings = TrainSettings(**{**vars(SETTINGS), "seed": seed})
         workflows.train(SPACE, "digits", out / "run", settings, resume=True, progress=progress)
-    console.print(f"trained one supernet of {load_run(out / 'run').load_space().size():,} networks: {out / 'run'}")
+    console.print(
+        f"trained one supernet of {load_run(out / 'run').load_space().size():,} networks: {out / 'run'}"
+    )
     with bar("profiling") as progress:
-        table = workflows.profile(str(out / "run"), "local", out / "local.json", resume=True, progress=progress)
+        table = workflows.profile(
+            str(out / "run"), "local", out / "local.json", resume=True, progress=progress
+        )
     assert table.cost is not None
     low, high = table.cost.bounds()
-    console.print(f"profiled {len(table.entries)} layers; networks take {low:.3f} to {high:.3f} ms: {out / 'local.json'}")
+    console.print(
+        f"profiled {len(table.entries)} layers; networks take {low:.3f} to {high:.3f} ms: {out / 'local.json'}"
+    )
     rows, histories = [], {}
     for name, share in SHARES.items():
         limit = f"local={low + share * (high - low):.4f}ms"
@@ -64,7 +70,9 @@ def run_demo(out: Path, seed: int, console: Console, bar: Bar) -> None:
         histories[name] = searched.result
     chosen = next(row for row in rows if row.name == CHOSEN)
     with bar("random") as progress:
-        baseline = _search(out, "random", f"local={chosen.found.limits['local']}ms", "random", RANDOM_BUDGET, seed, progress)
+        baseline = _search(
+            out, "random", f"local={chosen.found.limits['local']}ms", "random", RANDOM_BUDGET, seed, progress
+        )
     _show(out, console, table, rows, histories, baseline, time.perf_counter() - started)
 
 
@@ -72,7 +80,14 @@ def _search(
     out: Path, name: str, limit: str, strategy: str, budget: int, seed: int, progress: Progress
 ) -> workflows.Searched:
     return workflows.search(
-        out / "run", out / f"{name}.json", [out / "local.json"], [limit], strategy, budget, seed, progress=progress
+        out / "run",
+        out / f"{name}.json",
+        [out / "local.json"],
+        [limit],
+        strategy,
+        budget,
+        seed,
+        progress=progress,
     )
 
 
@@ -96,7 +111,10 @@ def _show(
         Measured(
             row.name,
             row.found.limits["local"],
-            *(getattr(row.proof.latency["local"], f"{part}_ms") for part in ("predicted", "low", "high", "measured")),
+            *(
+                getattr(row.proof.latency["local"], f"{part}_ms")
+                for part in ("predicted", "low", "high", "measured")
+            ),
             row.found.accuracy,
         )
         for row in rows
@@ -116,12 +134,26 @@ def _show(
         f"{chosen.proof.test_images} images); the best of {RANDOM_BUDGET} random networks under the same limit: "
         f"{_test_accuracy(out, baseline.found):.4f}"
     )
-    console.print(f"outputs of supernet, subnet and ONNX Runtime differ by {chosen.proof.max_abs_diff:.1e} at most")
-    console.print(f"{seconds:.0f} s in all; the picture: {out / 'demo.png'}, the certificates: {out}/*.onnx's .json")
+    console.print(
+        f"outputs of supernet, subnet and ONNX Runtime differ by {chosen.proof.max_abs_diff:.1e} at most"
+    )
+    console.print(
+        f"{seconds:.0f} s in all; the picture: {out / 'demo.png'}, the certificates: {out}/*.onnx's .json"
+    )
 
 
 def _table(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
-    header = ["network", "limit ms", "promised ms", "measured ms", "within limits", "val", "test", "MMACs", "params K"]
+    header = [
+        "network",
+        "limit ms",
+        "promised ms",
+        "measured ms",
+        "within limits",
+        "val",
+        "test",
+        "MMACs",
+        "params K",
+    ]
     lines = []
     for row in rows:
         times, costs = row.proof.latency["local"], row.found.costs

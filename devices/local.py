@@ -40,7 +40,7 @@ class LocalDevice:
     target: float = 0.01
     min_rounds: int = 20
     max_rounds: int = 200
-    max_seconds: float = 60.0
+    max_seconds: float = 45.0
     seed: int = 0
 
     def __post_init__(self) -> None:

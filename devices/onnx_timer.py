@@ -63,7 +63,7 @@ class Plan:
     target: float = 0.01  # half width of an interval, as a fraction of the median
     min_rounds: int = 20  # kept whatever the seconds: fewer samples tell no interval
     max_rounds: int = 200
-    max_seconds: float = 60.0
+    max_seconds: float = 45.0
     seed: int = 0
 
 

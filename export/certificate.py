@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -85,7 +84,9 @@ def run_onnx(session: ort.InferenceSession, images: torch.Tensor) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def max_abs_diff(supernet: Supernet, arch: Arch, subnet: nn.Module, model: bytes, images: torch.Tensor) -> float:
+def max_abs_diff(
+    supernet: Supernet, arch: Arch, subnet: nn.Module, model: bytes, images: torch.Tensor
+) -> float:
     """Largest difference of any output between the supernet's path, the subnet and ONNX Runtime."""
     statistics = supernet.statistics(arch, subnet)
     with evaluating(supernet, subnet):

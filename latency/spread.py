@@ -34,9 +34,7 @@ def spread(
         for _ in range(POOL):
             share, other = rng.random(), space.sample(rng)
             ends = (dear if rng.random() < share else cheap for _ in cheap)
-            pool.add(
-                tuple(end[i] if rng.random() < 0.7 else other[i] for i, end in enumerate(ends))
-            )
+            pool.add(tuple(end[i] if rng.random() < 0.7 else other[i] for i, end in enumerate(ends)))
     archs = sorted(pool - set(exclude))
     costs = np.asarray(cost(archs))
     chosen: list[int] = []

@@ -190,7 +190,9 @@ class LatencyTable:
             )
         try:
             entries = dict(_layer_and_entry(row) for row in data["entries"])
-            return cls(data["device"], space, entries, _calibration(data["calibration"]), data["reference_ms"])
+            return cls(
+                data["device"], space, entries, _calibration(data["calibration"]), data["reference_ms"]
+            )
         except (KeyError, TypeError) as error:
             raise InputError(f"{path} is a damaged table ({error}): profile it again") from error
 

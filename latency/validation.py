@@ -82,7 +82,9 @@ def validate(
     return compare(table, archs, *passes, time.perf_counter() - started)
 
 
-def compare(table: LatencyTable, archs: Sequence[Arch], first: Floats, second: Floats, seconds: float) -> Validation:
+def compare(
+    table: LatencyTable, archs: Sequence[Arch], first: Floats, second: Floats, seconds: float
+) -> Validation:
     """The figures of a validation from two measurements (n,) in the table's ms."""
     promised = table.estimate_many(archs)
     error, floor = np.abs(promised.ms / first - 1), np.abs(second / first - 1)

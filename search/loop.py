@@ -94,7 +94,9 @@ class _Ledger:
     def result(self, ended: Ended, seconds: float) -> SearchResult:
         """What was found; InfeasibleError if that is nothing."""
         if not self.evaluated:
-            raise self.reach.error("all of" if ended == "space" else f"{self.priced} candidates from")
+            raise self.reach.error(
+                "no architecture of" if ended == "space" else f"none of {self.priced} candidates from"
+            )
         return SearchResult(tuple(self.evaluated.values()), self.priced, seconds, ended)
 
     def _evaluate(self, feasible: Sequence[Evaluation]) -> None:

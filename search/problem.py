@@ -47,7 +47,7 @@ def rank_key(evaluation: Evaluation) -> tuple[float, float]:
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """The architecture of `space` with the highest accuracy, of those that keep every limit, is asked for.
+    """Asks for the architecture of `space` with the highest accuracy among those that keep every limit.
 
     `accuracy` and each cost take a batch: an (n, choices) int64 array, or a list of n tuples where the
     architectures of the space vary in length. They give n numbers, higher accuracy and lower cost being
@@ -91,6 +91,8 @@ class Problem:
 
     def priced(self, archs: Sequence[Arch]) -> list[Evaluation]:
         """The architectures with costs and violation, their accuracy still nan."""
+        if not archs:
+            return []  # costs need not cope with an empty batch
         costs = self.price(archs)
         violations = np.broadcast_to(self.violation(costs), len(archs)).tolist()
         columns = {name: column.tolist() for name, column in costs.items()}

@@ -38,8 +38,8 @@ class Reach:
             costs = [evaluation.costs[name] for evaluation in priced]
             self.ranges[name] = min(low, *costs), max(high, *costs)
 
-    def error(self, tried: str) -> InfeasibleError:
-        """The error when none of `tried` keeps all limits."""
+    def error(self, none_of: str) -> InfeasibleError:
+        """The error that states what is known; `none_of` opens the sentence on what was tried."""
         space = self.problem.space
         if self.nearest is None:
             return InfeasibleError(f"the strategy proposes no architecture of {space}: try another")
@@ -47,8 +47,7 @@ class Reach:
         known = ", ".join(f"{name} from {low:.4g} to {high:.4g}" for name, (low, high) in self.ranges.items())
         nearest = ", ".join(f"{name}={self.nearest.costs[name]:.4g}" for name in self.problem.limits)
         return InfeasibleError(
-            f"none of {tried} {space} keeps {limits}; known range: {known}; "
-            f"nearest: {nearest}; raise the limits"
+            f"{none_of} {space} keeps {limits}; known range: {known}; nearest: {nearest}; raise the limits"
         )
 
 

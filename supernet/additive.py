@@ -50,7 +50,9 @@ class AdditiveCost:
         for i in reversed(range(len(self.unary))):
             tail = self.unary[i] + rest  # (options_i,)
             before = pairs[i - 1] if i else None
-            reach = tail[None, :] if before is None else before + tail[None, :]  # (options_{i-1} or 1, options_i)
+            reach = (
+                tail[None, :] if before is None else before + tail[None, :]
+            )  # (options_{i-1} or 1, options_i)
             steps.append(reach.argmin(axis=1))
             rest = reach.min(axis=1)
         arch: Arch = ()

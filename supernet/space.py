@@ -12,12 +12,13 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
-
-from torch import nn
+from typing import TYPE_CHECKING, Protocol
 
 from ..errors import HwnasError, InputError, MissingLayerError
 from ..files import digest
+
+if TYPE_CHECKING:
+    from torch import nn
 
 Arch = tuple[int, ...]
 Value = int | float | bool | str
@@ -139,6 +140,8 @@ class SearchSpace(ABC):
 
     def sample(self, rng: Rng) -> Arch:
         """Each gene uniform over its options (uniform over architectures where genes are independent)."""
+        if self.options is not None:
+            return tuple([int(rng.random() * n) for n in self.options])
         arch: Arch = ()
         while (options := self.choices(arch)) is not None:
             arch += (draw(rng, options),)
@@ -146,6 +149,9 @@ class SearchSpace(ABC):
 
     def mutate(self, arch: Arch, rng: Rng, rate: float) -> Arch:
         """Each gene drawn anew with probability `rate`, and where an earlier change made it invalid."""
+        if self.options is not None:
+            pairs = zip(arch, self.options, strict=True)
+            return tuple([int(rng.random() * n) if rng.random() < rate else gene for gene, n in pairs])
         child: Arch = ()
         while (options := self.choices(child)) is not None:
             gene = arch[len(child)] if len(child) < len(arch) else options
@@ -154,6 +160,8 @@ class SearchSpace(ABC):
 
     def cross(self, a: Arch, b: Arch, rng: Rng) -> Arch:
         """Each gene from `a` or `b` with equal probability; drawn anew where neither fits."""
+        if self.options is not None:
+            return tuple([x if rng.random() < 0.5 else y for x, y in zip(a, b, strict=True)])
         child: Arch = ()
         while (options := self.choices(child)) is not None:
             i = len(child)
@@ -162,10 +170,12 @@ class SearchSpace(ABC):
         return child
 
     def size(self) -> int:
-        """Number of architectures, counted by walking all of them; a space that knows better overrides it."""
-        count, stack = 0, [()]
+        """Number of architectures; where genes depend on others it is counted, up to a million."""
+        if self.options is not None:
+            return math.prod(self.options)
+        count, stack = 0, [Arch()]
         while stack:
-            prefix: Arch = stack.pop()
+            prefix = stack.pop()
             options = self.choices(prefix)
             if options is None:
                 count += 1
@@ -214,7 +224,9 @@ class ChoiceSpace(SearchSpace):
 
     def __init__(self, options: Sequence[int]) -> None:
         if not options or min(options) < 1:
-            raise InputError(f"a space needs at least one choice, each with at least one option, not {options}")
+            raise InputError(
+                f"a space needs at least one choice, each with at least one option, not {options}"
+            )
         self._options = tuple(options)
 
     @property
@@ -227,11 +239,10 @@ class ChoiceSpace(SearchSpace):
     def graph(self, arch: Arch) -> tuple[Node, ...]:
         raise MissingLayerError(f"{self} has choices only: no layers to build, price or export {arch}")
 
-    def size(self) -> int:
-        return math.prod(self._options)
-
     def nodes(self) -> tuple[tuple[str, Layer], ...]:
         return ()
 
     def __str__(self) -> str:
-        return self.spec or f"ChoiceSpace({list(self._options)})"
+        return (
+            self.spec or f"{type(self).__name__}({len(self._options)} choices, {self.size():,} architectures)"
+        )

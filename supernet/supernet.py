@@ -82,4 +82,3 @@ class Supernet(nn.Module):
 def _key(layer: Layer) -> str:
     """A layer's name as torch allows it for a module."""
     return str(layer).replace(".", "_")
-

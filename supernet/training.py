@@ -65,7 +65,9 @@ def train(
     first_epoch = load_checkpoint(run, supernet, optimizer)
     steps = len(data.train) // settings.batch
     if not steps:
-        raise InputError(f"{data.spec} has {len(data.train)} training images, fewer than a batch of {settings.batch}")
+        raise InputError(
+            f"{data.spec} has {len(data.train)} training images, fewer than a batch of {settings.batch}"
+        )
     sample_paths = SAMPLING[settings.sampling]
     for epoch in range(first_epoch, settings.epochs):
         started, total_loss = time.perf_counter(), 0.0
@@ -81,7 +83,9 @@ def train(
             nn.utils.clip_grad_norm_(supernet.parameters(), settings.clip_norm)
             optimizer.step()
             speed = (i + 1) * settings.batch / (time.perf_counter() - started)
-            progress(step + 1, settings.epochs * steps, f"{speed:.0f} images/s, loss {total_loss / (i + 1):.3f}")
+            progress(
+                step + 1, settings.epochs * steps, f"{speed:.0f} images/s, loss {total_loss / (i + 1):.3f}"
+            )
         seconds = time.perf_counter() - started
         val_accuracy = probe_accuracy(supernet, data, settings.seed)
         save_checkpoint(run, supernet, optimizer, epoch + 1)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hwnas.devices import Job
 from onnx import TensorProto, helper, numpy_helper
+
+from hwnas.devices import Job
 
 
 def convolution(channels: int, size_px: int, batch: int | str = 1) -> bytes:

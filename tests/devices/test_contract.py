@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from hwnas.devices import Device, Job, LocalDevice
 from hwnas.errors import FaultError, InputError
 

@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+
 from hwnas.devices import Job, LocalDevice, Progress, load_device, onnx_timer
 from hwnas.errors import FaultError, InputError
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from hwnas.devices.onnx_timer import Log, Plan, Run, Series, measure, median_interval, read_samples
 
 PLAN = Plan("reference.onnx", [])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import onnx
-from hwnas.devices.reference import reference_digest, reference_model
 from onnx.numpy_helper import to_array
+
+from hwnas.devices.reference import reference_digest, reference_model
 
 
 def test_the_reference_never_changes() -> None:

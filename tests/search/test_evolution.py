@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from hwnas.errors import InfeasibleError, InputError
 from hwnas.search import Evolution, Problem, search
 from hwnas.supernet.additive import AdditiveCost

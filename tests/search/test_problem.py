@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+
 from hwnas.errors import InputError, MismatchError
 from hwnas.search import Evaluation, Problem
 from hwnas.search.problem import rank_key

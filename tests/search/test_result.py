@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+
 from hwnas.errors import InputError
 from hwnas.search import Evaluation, SearchResult
 

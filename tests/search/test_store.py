@@ -13,6 +13,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
+
 from hwnas.errors import FaultError, InputError, MismatchError
 from hwnas.search import EvaluationStore, StoredAccuracy, store
 from hwnas.supernet.space import Arch

@@ -6,6 +6,7 @@ from itertools import pairwise, product
 
 import numpy as np
 import pytest
+
 from hwnas.supernet.additive import AdditiveCost, additive
 from hwnas.supernet.space import Arch, ChoiceSpace, Node, SearchSpace
 
