@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -26,9 +25,7 @@ app = typer.Typer(
 )
 console = Console(highlight=False)
 
-SpaceOption = Annotated[
-    str, typer.Option("--space", help="A space (mobilenet:size=32), or the folder of a run.")
-]
+SpaceOption = Annotated[str, typer.Option("--space", help="A space (mobilenet:size=32), or the folder of a run.")]
 RunOption = Annotated[Path, typer.Option("--run", help="The folder of a trained supernet.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="Where to measure: local, local:threads=2.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Everything random follows from it.")]
@@ -82,8 +79,8 @@ def train(
     from .supernet.checkpoint import read_metrics
     from .supernet.training import TrainSettings
 
-    given = {"epochs": epochs, "batch": batch, "lr": lr, "sampling": sampling}
-    settings = replace(TrainSettings(seed=seed), **{k: v for k, v in given.items() if v is not None})
+    given: dict[str, Any] = {"epochs": epochs, "batch": batch, "lr": lr, "sampling": sampling, "seed": seed}
+    settings = TrainSettings(**{name: value for name, value in given.items() if value is not None})
     with bar("training") as progress:
         workflows.train(space, data, out, settings, sharing, data_dir, resume, progress)
     last = read_metrics(out)[-1]
@@ -113,9 +110,7 @@ def profile(
     )
     if table.cost:
         low, high = table.cost.bounds()
-        console.print(
-            f"networks of {table.space} take {low:.4g} to {high:.4g} ms (a factor {high / low:.1f})"
-        )
+        console.print(f"networks of {table.space} take {low:.4g} to {high:.4g} ms (a factor {high / low:.1f})")
 
 
 @app.command()
@@ -147,9 +142,7 @@ def search(
     run: RunOption,
     out: Annotated[Path, typer.Option(help="Where to write the network found (.json).")],
     table: Annotated[list[Path] | None, typer.Option(help="A latency table; may be repeated.")] = None,
-    limit: Annotated[
-        list[str] | None, typer.Option(help="flops=300M, params=5M, local=20ms; repeatable.")
-    ] = None,
+    limit: Annotated[list[str] | None, typer.Option(help="flops=300M, params=5M, local=20ms; repeatable.")] = None,
     strategy: Annotated[str, typer.Option(help="evolution, or random.")] = "evolution",
     budget: Annotated[int, typer.Option(min=1, help="Architectures to evaluate.")] = 200,
     pareto: Annotated[str | None, typer.Option(help="Keep the front of accuracy against this cost.")] = None,
@@ -163,9 +156,7 @@ def search(
     from . import workflows
 
     with bar("searching") as progress:
-        searched = workflows.search(
-            run, out, table or (), limit or (), strategy, budget, seed, pareto, progress
-        )
+        searched = workflows.search(run, out, table or (), limit or (), strategy, budget, seed, pareto, progress)
     found = searched.found
     console.print(
         f"{out}: validation accuracy {found.accuracy:.4f} after {found.evaluations} evaluations "
@@ -192,16 +183,12 @@ def export(
     if batch != "dynamic" and not (batch.isdecimal() and int(batch) > 0):
         raise InputError(f"--batch {batch} is neither a positive number nor dynamic")
     with bar("exporting") as progress:
-        proof = workflows.export(
-            found, out, device, None if batch == "dynamic" else int(batch), opset, progress
-        )
+        proof = workflows.export(found, out, device, None if batch == "dynamic" else int(batch), opset, progress)
     low, high = proof.accuracy_interval
     console.print(
         f"{out}: {proof.size_bytes / 1e6:.2f} MB, opset {proof.opset}, certificate {out.with_suffix('.json')}"
     )
-    console.print(
-        f"  outputs differ by at most {proof.max_abs_diff:.1e} (supernet path, subnet, ONNX Runtime)"
-    )
+    console.print(f"  outputs differ by at most {proof.max_abs_diff:.1e} (supernet path, subnet, ONNX Runtime)")
     console.print(
         f"  test accuracy {proof.accuracy_onnx:.4f} [{low:.4f}, {high:.4f}] in ONNX Runtime, "
         f"{proof.accuracy_torch:.4f} in torch, {proof.test_images} images"
@@ -212,9 +199,7 @@ def export(
             f"[{times.low_ms:.4g}, {times.high_ms:.4g}] (on the clock {times.raw_ms:.4g})"
         )
     verdicts = {True: "yes", False: "NO", None: "not all measured"}
-    console.print(
-        f"  within limits: {verdicts[proof.within_limits]}", *proof.notes, sep="; " if proof.notes else ""
-    )
+    console.print(f"  within limits: {verdicts[proof.within_limits]}", *proof.notes, sep="; " if proof.notes else "")
 
 
 @app.command(name="list")

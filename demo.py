@@ -8,8 +8,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from . import workflows
 from .export import Certificate
@@ -22,8 +23,8 @@ from .search.found import Found
 from .supernet import TrainSettings, load_run, load_supernet
 from .supernet.evaluation import accuracy, bn_images, calibrated_subnet
 
-SPACE = "mobilenet:size=32,channels=1,classes=10,stem=16,widths=16-32-64,depths=2-3-3,head=256"
-SETTINGS = TrainSettings(epochs=30, batch=32)
+SPACE = "mobilenet:size=32,channels=1,classes=10,stem=8,widths=12-24-48,depths=2-3-3,head=128"
+SETTINGS = TrainSettings(epochs=25, batch=32)
 BUDGET, RANDOM_BUDGET = 100, 20
 SHARES = {"small": 0.15, "medium": 0.45, "large": 0.9}  # limits: shares of the range that the table spans
 CHOSEN = "medium"
@@ -46,13 +47,9 @@ def run_demo(out: Path, seed: int, console: Console, bar: Bar) -> None:
     with bar("training") as progress:
         settings = TrainSettings(**{**vars(SETTINGS), "seed": seed})
         workflows.train(SPACE, "digits", out / "run", settings, resume=True, progress=progress)
-    console.print(
-        f"trained one supernet of {load_run(out / 'run').load_space().size():,} networks: {out / 'run'}"
-    )
+    console.print(f"trained one supernet of {load_run(out / 'run').load_space().size():,} networks: {out / 'run'}")
     with bar("profiling") as progress:
-        table = workflows.profile(
-            str(out / "run"), "local", out / "local.json", resume=True, progress=progress
-        )
+        table = workflows.profile(str(out / "run"), "local", out / "local.json", resume=True, progress=progress)
     assert table.cost is not None
     low, high = table.cost.bounds()
     console.print(
@@ -107,21 +104,10 @@ def _show(
         for result in results
         for e in result.history
     ]
-    measured = [
-        Measured(
-            row.name,
-            row.found.limits["local"],
-            *(
-                getattr(row.proof.latency["local"], f"{part}_ms")
-                for part in ("predicted", "low", "high", "measured")
-            ),
-            row.found.accuracy,
-        )
-        for row in rows
-    ]
+    measured = [_measured(row) for row in rows]
     save_chart(search_chart(candidates, measured, "local"), out / "demo.png")
     header, lines = _table(rows)
-    screen = Table(*header)
+    screen = Table(*(Column(name, no_wrap=True, justify="right") for name in header), box=box.SIMPLE)
     for line in lines:
         screen.add_row(*line)
     console.print(screen)
@@ -134,11 +120,53 @@ def _show(
         f"{chosen.proof.test_images} images); the best of {RANDOM_BUDGET} random networks under the same limit: "
         f"{_test_accuracy(out, baseline.found):.4f}"
     )
-    console.print(
-        f"outputs of supernet, subnet and ONNX Runtime differ by {chosen.proof.max_abs_diff:.1e} at most"
+    console.print(f"outputs of supernet, subnet and ONNX Runtime differ by {chosen.proof.max_abs_diff:.1e} at most")
+    console.print(f"{seconds:.0f} s in all; the picture: {out / 'demo.png'}, the certificates: {out}/*.onnx's .json")
+
+
+def _measured(row: Row) -> Measured:
+    times = row.proof.latency["local"]
+    return Measured(
+        row.name,
+        row.found.limits["local"],
+        times.predicted_ms,
+        times.low_ms,
+        times.high_ms,
+        times.measured_ms,
+        row.found.accuracy,
     )
-    console.print(
-        f"{seconds:.0f} s in all; the picture: {out / 'demo.png'}, the certificates: {out}/*.onnx's .json"
+
+
+def _table(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
+    header = ["network", "limit ms", "promised ms", "measured", "kept", "val", "test", "MMACs", "Kparams"]
+    lines = []
+    for row in rows:
+        times, costs = row.proof.latency["local"], row.found.costs
+        cells = [
+            row.name,
+            f"{row.found.limits['local']:.3f}",
+            f"{times.predicted_ms:.3f} ±{(times.high_ms - times.low_ms) / 2:.3f}",
+            f"{times.measured_ms:.3f}",
+            "yes" if row.proof.within_limits else "NO",
+            f"{row.found.accuracy:.3f}",
+            f"{row.proof.accuracy_onnx:.3f}",
+            f"{costs['flops'] / 1e6:.2f}",
+            f"{costs['params'] / 1e3:.0f}",
+        ]
+        lines.append(cells)
+    return header, lines
+
+
+def _measured(row: Row) -> Measured:
+    times = row.proof.latency["local"]
+    return Measured(
+        row.name,
+        row.found.limits["local"],
+        times.predicted_ms,
+        times.low_ms,
+        times.high_ms,
+        times.measured_ms,
+        row.found.accuracy,
     )
 
 
@@ -161,7 +189,7 @@ def _table(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
             [
                 row.name,
                 f"{row.found.limits['local']:.3f}",
-                f"{times.predicted_ms:.3f} [{times.low_ms:.3f}, {times.high_ms:.3f}]",
+                f"{times.predicted_ms:.3f} ±{(times.high_ms - times.low_ms) / 2:.3f}",
                 f"{times.measured_ms:.3f}",
                 "yes" if row.proof.within_limits else "NO",
                 f"{row.found.accuracy:.3f}",

@@ -76,9 +76,7 @@ def check_same(old: Run, new: Run) -> None:
     names = [name for name in now if name not in ("train", "folder") and before[name] != now[name]]
     if names:
         changes = ", ".join(f"{name} {before[name]} -> {now[name]}" for name in names)
-        raise InputError(
-            f"{old.folder} was begun with other settings ({changes}): give the same, or a new folder"
-        )
+        raise InputError(f"{old.folder} was begun with other settings ({changes}): give the same, or a new folder")
 
 
 def run_data(run: Run, space: SearchSpace) -> Data:
@@ -130,9 +128,7 @@ def validate(
 def check_device(fingerprint: Mapping[str, str], device: Device) -> None:
     """MismatchError where a table's device and the one at hand differ in anything that a timing depends on."""
     now = device.fingerprint()
-    changed = [
-        f"{key} {fingerprint.get(key)} -> {now[key]}" for key in now if fingerprint.get(key) != now[key]
-    ]
+    changed = [f"{key} {fingerprint.get(key)} -> {now[key]}" for key in now if fingerprint.get(key) != now[key]]
     if changed:
         raise MismatchError(
             f"the table was measured on another device or version ({'; '.join(changed)}): run hwnas profile again"
@@ -171,9 +167,7 @@ def search(
     data, bn_seed = run_data(trained, supernet.space), trained.train["seed"]
     key = digest(weights, trained.data, bn_seed, BN_IMAGES, len(data.val))
     with EvaluationStore(run / STORE) as store:
-        accuracy = StoredAccuracy(
-            store, key, lambda archs: inherited_accuracies(supernet, data, archs, bn_seed)
-        )
+        accuracy = StoredAccuracy(store, key, lambda archs: inherited_accuracies(supernet, data, archs, bn_seed))
         problem = Problem(supernet.space, accuracy, costs, wanted)
         result = run_search(problem, strategy, budget, seed, _search_progress(progress))
     found = Found(
@@ -251,8 +245,7 @@ def _front(
     result: SearchResult, name: str, space: SearchSpace, tables: Mapping[str, LatencyTable]
 ) -> tuple[dict[str, Any], ...]:
     return tuple(
-        {"arch": e.arch, "accuracy": e.accuracy, **_predicted(e.arch, space, tables)}
-        for e in result.pareto(name)
+        {"arch": e.arch, "accuracy": e.accuracy, **_predicted(e.arch, space, tables)} for e in result.pareto(name)
     )
 
 
@@ -294,17 +287,13 @@ def export(
         latency = measure_exported(found, timed.SerializeToString(), load_device(device))
     progress(2, 3, "comparing outputs and accuracy")
     costs = {name: value for name, value in found.costs.items() if name in COSTS}
-    certificate = certify(
-        supernet, found.arch, subnet, model, data, found.weights, found.limits, costs, latency
-    )
+    certificate = certify(supernet, found.arch, subnet, model, data, found.weights, found.limits, costs, latency)
     write_bytes(out, model.SerializeToString())
     certificate.save(out.with_suffix(".json"))
     return certificate
 
 
-def measure_exported(
-    found: Found, model: bytes, device: Device, progress: Progress = silent
-) -> dict[str, Latency]:
+def measure_exported(found: Found, model: bytes, device: Device, progress: Progress = silent) -> dict[str, Latency]:
     """The exported network's latency on `device`, beside what the table promised."""
     if device.name not in found.tables:
         known = ", ".join(found.tables) or "none"

@@ -84,9 +84,7 @@ def run_onnx(session: ort.InferenceSession, images: torch.Tensor) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def max_abs_diff(
-    supernet: Supernet, arch: Arch, subnet: nn.Module, model: bytes, images: torch.Tensor
-) -> float:
+def max_abs_diff(supernet: Supernet, arch: Arch, subnet: nn.Module, model: bytes, images: torch.Tensor) -> float:
     """Largest difference of any output between the supernet's path, the subnet and ONNX Runtime."""
     statistics = supernet.statistics(arch, subnet)
     with evaluating(supernet, subnet):

@@ -71,9 +71,7 @@ class _SideBySide(nn.Module):
         return tuple(outputs)
 
 
-def layers_to_onnx(
-    space: SearchSpace, layers: Sequence[Layer], batch: int = 1
-) -> dict[Layer, onnx.ModelProto | None]:
+def layers_to_onnx(space: SearchSpace, layers: Sequence[Layer], batch: int = 1) -> dict[Layer, onnx.ModelProto | None]:
     """Each layer, with random weights, as an ONNX model of its own; None for one that computes nothing."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -100,9 +98,7 @@ def compose(graph: Sequence[Node], models: Mapping[Layer, onnx.ModelProto | None
         if part is None:
             values[index] = values[node.inputs[0]]
             continue
-        names = {
-            value.name: values[source] for value, source in zip(part.graph.input, node.inputs, strict=True)
-        }
+        names = {value.name: values[source] for value, source in zip(part.graph.input, node.inputs, strict=True)}
         if INPUT in node.inputs and not whole.input:
             image = part.graph.input[node.inputs.index(INPUT)]
             whole.input.append(onnx.helper.make_value_info("image", image.type))

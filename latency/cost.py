@@ -44,7 +44,7 @@ def layer_cost(space: SearchSpace, layer: Layer) -> LayerCost:
     held = BYTES * sum(x.numel() for x in inputs)
     peak = held + BYTES * layer.out_channels * max(layer.out_size, 1) ** 2
 
-    def watch(part: nn.Module, args: tuple[torch.Tensor, ...], out: torch.Tensor) -> None:
+    def watch(_: nn.Module, args: tuple[torch.Tensor, ...], out: torch.Tensor) -> None:
         nonlocal peak
         own = 0 if args[0] is inputs[0] else args[0].numel()
         peak = max(peak, held + BYTES * (own + out.numel()))

@@ -46,16 +46,11 @@ def profile(
     jobs += [Job(str(layer), model.SerializeToString()) for layer, model in models.items() if model]
     jobs += network_jobs(space, models, archs)
     found = device.measure(jobs, device_progress(progress), samples)
-    entries = {
-        layer: _entry(found, str(layer)) if model else Entry(0, 0, 0, 0) for layer, model in models.items()
-    }
+    entries = {layer: _entry(found, str(layer)) if model else Entry(0, 0, 0, 0) for layer, model in models.items()}
     overhead_ms = found.timings[EMPTY].ratio * found.reference_ms
-    raw = LatencyTable(
-        device.fingerprint(), space, entries, Calibration(overhead_ms=overhead_ms), found.reference_ms
-    )
+    raw = LatencyTable(device.fingerprint(), space, entries, Calibration(overhead_ms=overhead_ms), found.reference_ms)
     measured = [
-        Network(arch, raw.sum_ms(arch), found.timings[network_name(arch)].ratio * found.reference_ms)
-        for arch in archs
+        Network(arch, raw.sum_ms(arch), found.timings[network_name(arch)].ratio * found.reference_ms) for arch in archs
     ]
     return LatencyTable(raw.device, space, entries, fit(measured, overhead_ms), found.reference_ms)
 
@@ -98,9 +93,7 @@ def network_jobs(space: SearchSpace, models: Models, archs: Sequence[Arch]) -> l
 def empty_model() -> onnx.ModelProto:
     """A model that computes nothing: its time is what a call costs."""
     value = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 1]) for name in "xy"]
-    graph = onnx.helper.make_graph(
-        [onnx.helper.make_node("Identity", ["x"], ["y"])], EMPTY, value[:1], value[1:]
-    )
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], EMPTY, value[:1], value[1:])
     return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
 
 
@@ -108,9 +101,7 @@ def device_progress(progress: Progress) -> Callable[[DeviceProgress], None]:
     """A listener for a device's progress that speaks to everyone else's."""
 
     def report(state: DeviceProgress) -> None:
-        words = (
-            f"{state.settled} of {state.total} settled, widest +-{state.half_width:.1%}, round {state.rounds}"
-        )
+        words = f"{state.settled} of {state.total} settled, widest +-{state.half_width:.1%}, round {state.rounds}"
         progress(state.fraction, 1, words)
 
     return report

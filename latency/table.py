@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import pandas as pd
@@ -130,7 +130,7 @@ class LatencyTable:
         """Latencies of a batch: (n, choices) integers -> (n,) ms."""
         if self.cost is not None:
             return self.cost(archs)
-        sums = np.array([self.sum_ms(arch) for arch in archs])  # type: ignore[union-attr]
+        sums = np.array([self.sum_ms(arch) for arch in cast(Sequence[Arch], archs)])
         return self.calibration.scale * sums + self.calibration.offset_ms
 
     def estimate_many(self, archs: ArrayLike) -> Estimates:
@@ -190,9 +190,7 @@ class LatencyTable:
             )
         try:
             entries = dict(_layer_and_entry(row) for row in data["entries"])
-            return cls(
-                data["device"], space, entries, _calibration(data["calibration"]), data["reference_ms"]
-            )
+            return cls(data["device"], space, entries, _calibration(data["calibration"]), data["reference_ms"])
         except (KeyError, TypeError) as error:
             raise InputError(f"{path} is a damaged table ({error}): profile it again") from error
 
@@ -201,7 +199,7 @@ def _layer_and_entry(row: Mapping[Any, Any]) -> tuple[Layer, Entry]:
     channels = row["in_channels"]
     layer = Layer(
         row["op"],
-        int(channels) if np.isscalar(channels) else tuple(channels),
+        tuple(channels) if isinstance(channels, list | tuple) else int(channels),
         int(row["out_channels"]),
         int(row["in_size"]),
         int(row["stride"]),
@@ -211,7 +209,5 @@ def _layer_and_entry(row: Mapping[Any, Any]) -> tuple[Layer, Entry]:
 
 
 def _calibration(data: Mapping[str, Any]) -> Calibration:
-    networks = tuple(
-        Network(tuple(item["arch"]), item["sum_ms"], item["measured_ms"]) for item in data["networks"]
-    )
+    networks = tuple(Network(tuple(item["arch"]), item["sum_ms"], item["measured_ms"]) for item in data["networks"])
     return Calibration(**{**data, "networks": networks})

@@ -79,12 +79,10 @@ def validate(
         passes.append(ratios * table.reference_ms)
         if len(passes) == 1:
             wait(pause_s - (time.perf_counter() - begun), progress)
-    return compare(table, archs, *passes, time.perf_counter() - started)
+    return compare(table, archs, passes[0], passes[1], time.perf_counter() - started)
 
 
-def compare(
-    table: LatencyTable, archs: Sequence[Arch], first: Floats, second: Floats, seconds: float
-) -> Validation:
+def compare(table: LatencyTable, archs: Sequence[Arch], first: Floats, second: Floats, seconds: float) -> Validation:
     """The figures of a validation from two measurements (n,) in the table's ms."""
     promised = table.estimate_many(archs)
     error, floor = np.abs(promised.ms / first - 1), np.abs(second / first - 1)

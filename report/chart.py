@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import altair as alt
 import pandas as pd
@@ -53,20 +54,14 @@ def save_chart(chart: alt.HConcatChart, path: Path) -> None:
         chart.save(str(path), scale_factor=1.5 if path.suffix == ".png" else 1)
 
 
-def _accuracy_panel(
-    candidates: Sequence[Candidate], found: Sequence[Measured], device: str
-) -> alt.LayerChart:
+def _accuracy_panel(candidates: Sequence[Candidate], found: Sequence[Measured], device: str) -> alt.LayerChart:
     points = pd.DataFrame([vars(c) for c in candidates])
     networks = pd.DataFrame([vars(m) for m in found])
     x = alt.X("predicted_ms:Q", title=f"predicted latency on {device}, ms", scale=alt.Scale(zero=False))
-    y = alt.Y(
-        "accuracy:Q", title="validation accuracy", scale=alt.Scale(zero=False), axis=alt.Axis(format="%")
-    )
+    y = alt.Y("accuracy:Q", title="validation accuracy", scale=alt.Scale(zero=False), axis=alt.Axis(format="%"))
     colours = alt.Scale(domain=["evolution", "random", "found"], range=[GREY, GREEN, ORANGE])
     cloud = (
-        alt.Chart(points)
-        .mark_circle(size=28, opacity=0.6)
-        .encode(x, y, alt.Color("kind:N", scale=colours, title=None))
+        alt.Chart(points).mark_circle(size=28, opacity=0.6).encode(x, y, alt.Color("kind:N", scale=colours, title=None))
     )
     limits = alt.Chart(networks).mark_rule(strokeDash=[4, 4], color=BLUE).encode(x="limit_ms:Q")
     chosen = networks.assign(kind="found")
@@ -76,33 +71,23 @@ def _accuracy_panel(
         .encode(x, y, alt.Color("kind:N", scale=colours, title=None))
     )
     names = (
-        alt.Chart(chosen)
-        .mark_text(dy=-14, fontSize=12, fontWeight="bold", color=ORANGE)
-        .encode(x, y, text="name:N")
+        alt.Chart(chosen).mark_text(dy=-14, fontSize=12, fontWeight="bold", color=ORANGE).encode(x, y, text="name:N")
     )
     title = "Searched and found; dashed: the limits"
     return alt.layer(cloud, limits, stars, names).properties(width=420, height=320, title=title)
 
 
-def _promise_panel(found: Sequence[Measured], device: str) -> alt.LayerChart:
+def _promise_panel(found: Sequence[Measured], device: str) -> Any:
     networks = pd.DataFrame([vars(m) for m in found])
     order = alt.Y("name:N", sort=[m.name for m in found], title=None, axis=alt.Axis(labelFontSize=13))
     axis = alt.X("low_ms:Q", title=f"ms on {device}", scale=alt.Scale(zero=False))
     intervals = (
-        alt.Chart(networks)
-        .mark_rule(strokeWidth=6, color=BLUE, opacity=0.35)
-        .encode(axis, x2="high_ms:Q", y=order)
+        alt.Chart(networks).mark_rule(strokeWidth=6, color=BLUE, opacity=0.35).encode(axis, x2="high_ms:Q", y=order)
     )
-    promised = (
-        alt.Chart(networks).mark_tick(thickness=3, height=22, color=BLUE).encode(x="predicted_ms:Q", y=order)
-    )
-    limits = (
-        alt.Chart(networks).mark_tick(thickness=2, height=40, color="#444444").encode(x="limit_ms:Q", y=order)
-    )
+    promised = alt.Chart(networks).mark_tick(thickness=3, height=22, color=BLUE).encode(x="predicted_ms:Q", y=order)
+    limits = alt.Chart(networks).mark_tick(thickness=2, height=40, color="#444444").encode(x="limit_ms:Q", y=order)
     measured = (
-        alt.Chart(networks)
-        .mark_point(size=90, filled=True, color=ORANGE, opacity=1)
-        .encode(x="measured_ms:Q", y=order)
+        alt.Chart(networks).mark_point(size=90, filled=True, color=ORANGE, opacity=1).encode(x="measured_ms:Q", y=order)
     )
     title = ["Promise (blue, 90 % interval), measurement (orange),", "limit (black)"]
     return alt.layer(intervals, promised, limits, measured).properties(width=320, height=320, title=title)

@@ -125,9 +125,7 @@ def _column(name: str, values: ArrayLike, n: int) -> NDArray[np.float64]:
     """The values of a cost, checked: a nan would pass every limit unseen."""
     column = np.asarray(values, dtype=np.float64)
     if column.shape != (n,):
-        raise InputError(
-            f"cost {name!r} must give one number for each of {n} architectures, not shape {column.shape}"
-        )
+        raise InputError(f"cost {name!r} must give one number for each of {n} architectures, not shape {column.shape}")
     if np.isnan(column).any():
         raise InputError(f"cost {name!r} is nan for {np.isnan(column).sum()} of {n} architectures")
     return column

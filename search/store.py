@@ -65,8 +65,7 @@ class EvaluationStore:
         """Store an accuracy and the seconds it took; the first stays. Returns the accuracy that is stored."""
         with self._errors():
             self._database.execute(
-                "INSERT INTO evaluations (key, arch, accuracy, seconds) VALUES (?, ?, ?, ?)"
-                " ON CONFLICT DO NOTHING",
+                "INSERT INTO evaluations (key, arch, accuracy, seconds) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
                 (key, _text(arch), accuracy, seconds),
             )
         stored = self.get(key, arch)
@@ -126,9 +125,7 @@ class StoredAccuracy:
     `evaluated` count where the values came from.
     """
 
-    def __init__(
-        self, store: EvaluationStore, key: str, evaluate: Callable[[list[Arch]], Iterable[float]]
-    ) -> None:
+    def __init__(self, store: EvaluationStore, key: str, evaluate: Callable[[list[Arch]], Iterable[float]]) -> None:
         self.store, self.key, self.evaluate = store, key, evaluate
         self.reused = self.evaluated = 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -50,9 +51,7 @@ class AdditiveCost:
         for i in reversed(range(len(self.unary))):
             tail = self.unary[i] + rest  # (options_i,)
             before = pairs[i - 1] if i else None
-            reach = (
-                tail[None, :] if before is None else before + tail[None, :]
-            )  # (options_{i-1} or 1, options_i)
+            reach = tail[None, :] if before is None else before + tail[None, :]  # (options_{i-1} or 1, options_i)
             steps.append(reach.argmin(axis=1))
             rest = reach.min(axis=1)
         arch: Arch = ()
@@ -91,7 +90,7 @@ def additive(space: SearchSpace, price: Callable[[Arch], float]) -> AdditiveCost
         return cost
     pairwise = tuple(
         np.array([[changed(i, a, b) - unary[i][a] - unary[i + 1][b] for b in range(m)] for a in range(n)])
-        for i, (n, m) in enumerate(zip(options, options[1:], strict=False))
+        for i, (n, m) in enumerate(itertools.pairwise(options))
     )
     cost = AdditiveCost(offset, unary, pairwise)
     return cost if _agree(cost, probes, truth) else None

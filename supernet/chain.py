@@ -58,9 +58,7 @@ class ChainSpace(ChoiceSpace):
         for index, block in enumerate(blocks):
             layer = block.at(channels, size_px)
             if block.stride > 1 and size_px < block.stride:
-                raise InputError(
-                    f"an input of {self.size_px} px is too small for {self}: at {layer} nothing is left"
-                )
+                raise InputError(f"an input of {self.size_px} px is too small for {self}: at {layer} nothing is left")
             nodes.append(Node(layer, (index - 1,) if index else (INPUT,), str(index)))
             channels, size_px = layer.out_channels, layer.out_size
         return tuple(nodes)

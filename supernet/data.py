@@ -130,9 +130,7 @@ def _fit(split: Split, channels: int, size_px: int, spec: str) -> Split:
     images = split.images
     if images.shape[1] != channels:
         if images.shape[1] != 1:
-            raise InputError(
-                f"{spec} has {images.shape[1]} channels: give the space channels={images.shape[1]}"
-            )
+            raise InputError(f"{spec} has {images.shape[1]} channels: give the space channels={images.shape[1]}")
         images = images.expand(-1, channels, -1, -1).contiguous()
     if images.shape[-1] != size_px:
         images = torch.cat(
@@ -154,9 +152,7 @@ def read_idx(path: Path) -> np.ndarray:
         raise InputError(f"{path} is not a whole gzipped idx file: {error}") from error
 
 
-def training_batches(
-    data: Data, batch: int, seed: int, epoch: int
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def training_batches(data: Data, batch: int, seed: int, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Augmented, normalised batches of one epoch: images (B, C, S, S), labels (B,).
 
     Order and augmentation are a function of (seed, epoch); a last batch smaller than `batch` is left out.

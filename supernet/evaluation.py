@@ -14,7 +14,7 @@ from .space import Arch
 from .supernet import Supernet
 
 BN_IMAGES = 2048
-BATCH = 256
+BATCH = 128
 
 
 def calibrate_bn(module: nn.Module, images: torch.Tensor, batch: int = BATCH) -> None:

@@ -12,7 +12,7 @@ from .space import INPUT, Node
 
 
 def run(graph: Sequence[Node], modules: Sequence[nn.Module], image: torch.Tensor) -> torch.Tensor:
-    """Feed `image` (B, C, H, W) through `graph`, `modules[i]` being node i; each output is freed after its last use."""
+    """Feed `image` (B, C, H, W) through `graph`, `modules[i]` being node i; outputs are freed after their last use."""
     values: dict[int, torch.Tensor] = {INPUT: image}
     last_use = {source: index for index, node in enumerate(graph) for source in node.inputs}
     for index, (node, module) in enumerate(zip(graph, modules, strict=True)):

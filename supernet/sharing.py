@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -49,7 +50,7 @@ def blocks(modules: Mapping[Layer, nn.Module]) -> None:
 
 def entangled(modules: Mapping[Layer, nn.Module]) -> None:
     """Convolutions and linear layers of the same name in options of one operation share one weight."""
-    groups: dict[tuple[str, str, type[nn.Module]], list[nn.Module]] = defaultdict(list)
+    groups: dict[tuple[str, str, type[nn.Module]], list[Any]] = defaultdict(list)
     for layer, module in modules.items():
         for name, part in module.named_modules():
             if type(part) in WINDOWED:
@@ -59,7 +60,7 @@ def entangled(modules: Mapping[Layer, nn.Module]) -> None:
             _tie(parts)
 
 
-def _tie(parts: Sequence[nn.Module]) -> None:
+def _tie(parts: Sequence[Any]) -> None:
     """Give all parts one weight as large as the largest in every dimension, one bias likewise."""
     shapes = [tuple(part.weight.shape) for part in parts]  # (out, in / groups, k, k) or (out, in)
     weight = nn.Parameter(_merged([part.weight.detach() for part in parts]))

@@ -133,9 +133,7 @@ class SearchSpace(ABC):
             if (options is None) != (position == len(genes)):
                 raise InputError(f"architecture {genes} has {len(genes)} genes, {self} ends at {position}")
             if options is not None and not 0 <= genes[position] < options:
-                raise InputError(
-                    f"gene {position} of architecture {genes} must lie in 0..{options - 1} in {self}"
-                )
+                raise InputError(f"gene {position} of architecture {genes} must lie in 0..{options - 1} in {self}")
         return genes
 
     def sample(self, rng: Rng) -> Arch:
@@ -224,9 +222,7 @@ class ChoiceSpace(SearchSpace):
 
     def __init__(self, options: Sequence[int]) -> None:
         if not options or min(options) < 1:
-            raise InputError(
-                f"a space needs at least one choice, each with at least one option, not {options}"
-            )
+            raise InputError(f"a space needs at least one choice, each with at least one option, not {options}")
         self._options = tuple(options)
 
     @property
@@ -243,6 +239,4 @@ class ChoiceSpace(SearchSpace):
         return ()
 
     def __str__(self) -> str:
-        return (
-            self.spec or f"{type(self).__name__}({len(self._options)} choices, {self.size():,} architectures)"
-        )
+        return self.spec or f"{type(self).__name__}({len(self._options)} choices, {self.size():,} architectures)"

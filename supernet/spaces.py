@@ -134,9 +134,7 @@ def import_space(module: str, attribute: str) -> SearchSpace:
     return space
 
 
-def parse_settings(
-    function: Callable[..., object], name: str, text: str
-) -> dict[str, Value | tuple[int, ...]]:
+def parse_settings(function: Callable[..., object], name: str, text: str) -> dict[str, Value | tuple[int, ...]]:
     """`size=32,widths=16-24` as the typed arguments of `function`; the defaults' types decide."""
     known = {key: parameter.default for key, parameter in inspect.signature(function).parameters.items()}
     settings: dict[str, Value | tuple[int, ...]] = {}
@@ -158,7 +156,5 @@ def _parse_value(text: str, like: object) -> Value | tuple[int, ...]:
     if isinstance(like, tuple):
         return tuple(int(part) for part in text.split("-"))
     if isinstance(like, bool):
-        return (
-            bool(("false", "true").index(text)) if text in ("false", "true") else bool(("0", "1").index(text))
-        )
+        return bool(("false", "true").index(text)) if text in ("false", "true") else bool(("0", "1").index(text))
     return int(text) if isinstance(like, int) else text

@@ -30,9 +30,7 @@ class Supernet(nn.Module):
         self.slots = nn.ModuleDict(
             {slot: nn.ModuleDict({_key(layer): m for layer, m in ms.items()}) for slot, ms in by_slot.items()}
         )
-        self._names = {
-            (slot, layer): (slot, _key(layer)) for slot, modules in by_slot.items() for layer in modules
-        }
+        self._names = {(slot, layer): (slot, _key(layer)) for slot, modules in by_slot.items() for layer in modules}
 
     def forward(self, x: torch.Tensor, arch: Arch) -> torch.Tensor:
         """Images (B, C, S, S) through the path `arch` -> logits (B, classes)."""

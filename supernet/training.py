@@ -53,9 +53,7 @@ class TrainSettings:
                 raise InputError(f"{name}={getattr(self, name)} must be positive")
 
 
-def train(
-    supernet: Supernet, data: Data, settings: TrainSettings, run: Path, progress: Progress = silent
-) -> None:
+def train(supernet: Supernet, data: Data, settings: TrainSettings, run: Path, progress: Progress = silent) -> None:
     """Train from the last checkpoint in the folder `run`, or from the start, to the last epoch.
 
     Paths, order and augmentation are functions of (seed, step): a resumed training ends in the same weights.
@@ -65,9 +63,7 @@ def train(
     first_epoch = load_checkpoint(run, supernet, optimizer)
     steps = len(data.train) // settings.batch
     if not steps:
-        raise InputError(
-            f"{data.spec} has {len(data.train)} training images, fewer than a batch of {settings.batch}"
-        )
+        raise InputError(f"{data.spec} has {len(data.train)} training images, fewer than a batch of {settings.batch}")
     sample_paths = SAMPLING[settings.sampling]
     for epoch in range(first_epoch, settings.epochs):
         started, total_loss = time.perf_counter(), 0.0
@@ -83,9 +79,7 @@ def train(
             nn.utils.clip_grad_norm_(supernet.parameters(), settings.clip_norm)
             optimizer.step()
             speed = (i + 1) * settings.batch / (time.perf_counter() - started)
-            progress(
-                step + 1, settings.epochs * steps, f"{speed:.0f} images/s, loss {total_loss / (i + 1):.3f}"
-            )
+            progress(step + 1, settings.epochs * steps, f"{speed:.0f} images/s, loss {total_loss / (i + 1):.3f}")
         seconds = time.perf_counter() - started
         val_accuracy = probe_accuracy(supernet, data, settings.seed)
         save_checkpoint(run, supernet, optimizer, epoch + 1)

@@ -56,9 +56,7 @@ def test_an_interrupt_ends_the_program_and_keeps_its_samples(jobs: list[Job], tm
         os.waitpid(-1, os.WNOHANG)  # no child is left
 
 
-def test_no_temporary_folder_is_left(
-    jobs: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_temporary_folder_is_left(jobs: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     QUICK.measure(jobs[:1])
     with pytest.raises(KeyboardInterrupt):
@@ -80,9 +78,7 @@ def test_the_program_alone_describes_its_machine() -> None:
 
 
 def test_nothing_heavy_is_imported_with_the_devices() -> None:
-    program = (
-        "import sys, hwnas.devices; print(*{'torch', 'onnx', 'onnxruntime', 'numpy'} & set(sys.modules))"
-    )
+    program = "import sys, hwnas.devices; print(*{'torch', 'onnx', 'onnxruntime', 'numpy'} & set(sys.modules))"
     ran = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, check=True, text=True)
     assert ran.stdout.split() == []
 

@@ -110,9 +110,7 @@ def test_killed_search_resumes_by_replay(strategy: str, space: SearchSpace, tmp_
 @every
 def test_infeasible_limit_is_answered_with_the_range(strategy: str, space: SearchSpace) -> None:
     costly = Problem(space, fail, {"size": lambda batch: np.add(size(batch), 7)}, {"size": 6.0})
-    with pytest.raises(
-        InfeasibleError, match=r"no architecture of .* keeps size=6; .*size from 7 to (22|25);"
-    ):
+    with pytest.raises(InfeasibleError, match=r"no architecture of .* keeps size=6; .*size from 7 to (22|25);"):
         search(costly, strategy, budget=10)
 
 

@@ -62,9 +62,7 @@ def test_reaches_limits_that_no_random_draw_keeps() -> None:
         search(problem, "random", budget=50, patience=2000)
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"population": 1}, {"parents": 0}, {"mutation": 0.0}, {"mutation": 1.5}], ids=str
-)
+@pytest.mark.parametrize("wrong", [{"population": 1}, {"parents": 0}, {"mutation": 0.0}, {"mutation": 1.5}], ids=str)
 def test_settings_are_checked(wrong: dict[str, float]) -> None:
     with pytest.raises(InputError, match=next(iter(wrong))):
         Evolution(**wrong)
