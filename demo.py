@@ -157,50 +157,6 @@ def _table(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
     return header, lines
 
 
-def _measured(row: Row) -> Measured:
-    times = row.proof.latency["local"]
-    return Measured(
-        row.name,
-        row.found.limits["local"],
-        times.predicted_ms,
-        times.low_ms,
-        times.high_ms,
-        times.measured_ms,
-        row.found.accuracy,
-    )
-
-
-def _table(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
-    header = [
-        "network",
-        "limit ms",
-        "promised ms",
-        "measured ms",
-        "within limits",
-        "val",
-        "test",
-        "MMACs",
-        "params K",
-    ]
-    lines = []
-    for row in rows:
-        times, costs = row.proof.latency["local"], row.found.costs
-        lines.append(
-            [
-                row.name,
-                f"{row.found.limits['local']:.3f}",
-                f"{times.predicted_ms:.3f} ±{(times.high_ms - times.low_ms) / 2:.3f}",
-                f"{times.measured_ms:.3f}",
-                "yes" if row.proof.within_limits else "NO",
-                f"{row.found.accuracy:.3f}",
-                f"{row.proof.accuracy_onnx:.3f}",
-                f"{costs['flops'] / 1e6:.2f}",
-                f"{costs['params'] / 1e3:.0f}",
-            ]
-        )
-    return header, lines
-
-
 def _test_accuracy(out: Path, found: Found) -> float:
     """Test accuracy of a network with inherited weights."""
     run = load_run(out / "run")

@@ -54,7 +54,7 @@ def save_chart(chart: alt.HConcatChart, path: Path) -> None:
         chart.save(str(path), scale_factor=1.5 if path.suffix == ".png" else 1)
 
 
-def _accuracy_panel(candidates: Sequence[Candidate], found: Sequence[Measured], device: str) -> alt.LayerChart:
+def _accuracy_panel(candidates: Sequence[Candidate], found: Sequence[Measured], device: str) -> Any:
     points = pd.DataFrame([vars(c) for c in candidates])
     networks = pd.DataFrame([vars(m) for m in found])
     x = alt.X("predicted_ms:Q", title=f"predicted latency on {device}, ms", scale=alt.Scale(zero=False))
