@@ -61,7 +61,7 @@ class LocalDevice:
             raise FaultError(f"{self.name} needs ONNX Runtime; run: pip install onnxruntime") from None
         options = {"threads": str(self.threads), "optimization": self.optimization}
         method = {"method": onnx_timer.METHOD, "reference": reference_digest()}
-        return {"device": self.name, **machine, **options, **method, "label": "measured"}
+        return {"name": self.name, **machine, **options, **method, "label": "measured"}
 
     def measure(
         self,

@@ -101,7 +101,7 @@ class LatencyTable:
     @property
     def name(self) -> str:
         """The name of the table in limits and costs: its device's."""
-        return self.device["device"]
+        return self.device["name"]
 
     def sum_ms(self, arch: Sequence[int]) -> float:
         """The layers of `arch` added up, before calibration; a layer never measured is an error."""

@@ -1,0 +1,80 @@
+"""What the tests of several folders share: a tiny space, data that fit it, and a device whose times are known."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx.numpy_helper import to_array
+
+from hwnas.devices import Job, Measurements, Progress, Timing
+from hwnas.supernet import ChainSpace, Data, load_data, load_space
+
+TINY = "mobilenet:size=16,channels=1,classes=10,stem=4,widths=4-8,depths=1-2,kernels=3-5,expansions=1-2,head=16"
+
+
+@pytest.fixture(scope="session")
+def tiny() -> ChainSpace:
+    """80 networks of 14 distinct layers."""
+    space = load_space(TINY)
+    assert isinstance(space, ChainSpace)
+    return space
+
+
+@pytest.fixture(scope="session")
+def digits(tiny: ChainSpace) -> Data:
+    return load_data("digits", tiny)
+
+
+@dataclass
+class SimulatedDevice:
+    """A model takes `call_ms`, `node_ms` per node but Identity, and `weight_ms` per weight.
+
+    So layers add up to networks exactly, but for what a job's name alone decides (`hidden`) and for what
+    changes from measurement to measurement (`noise`), both deviations of the logarithm.
+    """
+
+    name: str = "simulated"
+    call_ms: float = 0.05
+    node_ms: float = 0.02
+    weight_ms: float = 1e-3
+    hidden: float = 0.0
+    noise: float = 0.0
+    reference_ms: float = 0.5
+    rng: random.Random = field(default_factory=lambda: random.Random(0))
+
+    def fingerprint(self) -> dict[str, str]:
+        return {"device": self.name, "runtime": "none", "reference": "none", "label": "simulated"}
+
+    def time_ms(self, job: Job) -> float:
+        graph = onnx.load_from_string(job.model).graph
+        nodes = sum(node.op_type != "Identity" for node in graph.node)
+        weights = sum(to_array(tensor).size for tensor in graph.initializer)
+        return self.call_ms + self.node_ms * nodes + self.weight_ms * weights
+
+    def measure(
+        self,
+        jobs: Sequence[Job],
+        progress: Callable[[Progress], None] | None = None,
+        samples: Path | None = None,
+    ) -> Measurements:
+        timings = {}
+        for job in jobs:
+            shift = random.Random(job.name).gauss(0, self.hidden) + self.rng.gauss(0, self.noise)
+            ms = self.time_ms(job) * math.exp(shift)
+            ratio = ms / self.reference_ms
+            timings[job.name] = Timing(job.name, ratio, ratio * 0.99, ratio * 1.01, rounds=5, raw_ms=ms)
+        if progress:
+            progress(Progress(len(jobs), len(jobs), 5, 1.0, 0.01, 0.0))
+        return Measurements(timings, self.reference_ms, 0.0, settled=True, samples=())
+
+
+@pytest.fixture(scope="session")
+def simulated() -> type[SimulatedDevice]:
+    """The class: a test sets its own figures."""
+    return SimulatedDevice
