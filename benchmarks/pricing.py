@@ -13,6 +13,7 @@ import statistics
 import time
 
 import numpy as np
+
 from hwnas.latency.table import Calibration, Entry, LatencyTable
 from hwnas.supernet import load_space
 

@@ -13,8 +13,9 @@ from onnx.utils import Extractor
 from torch import nn
 
 from ..errors import FaultError
+from ..supernet.layer import INPUT, Layer, Node
 from ..supernet.network import evaluating
-from ..supernet.space import INPUT, Layer, Node, SearchSpace
+from ..supernet.space import SearchSpace
 
 OPSET = 18
 

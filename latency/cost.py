@@ -13,8 +13,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..supernet.additive import AdditiveCost, additive
+from ..supernet.layer import INPUT, Layer
 from ..supernet.network import evaluating
-from ..supernet.space import INPUT, Arch, Layer, SearchSpace
+from ..supernet.space import Arch, SearchSpace
 
 BYTES = 4  # of a float32
 

@@ -13,7 +13,8 @@ from ..devices import Device, Job, Measurements
 from ..devices.device import Progress as DeviceProgress
 from ..export.onnx_model import compose, layers_to_onnx
 from ..progress import Progress, silent
-from ..supernet.space import Arch, Layer, SearchSpace
+from ..supernet.layer import Layer
+from ..supernet.space import Arch, SearchSpace
 from .cost import analytic_cost
 from .spread import spread
 from .table import Calibration, Entry, LatencyTable, Network

@@ -15,7 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 from ..errors import InputError, MismatchError, MissingLayerError
 from ..files import read_json, write_json
 from ..supernet.additive import AdditiveCost, additive
-from ..supernet.space import Arch, Layer, SearchSpace
+from ..supernet.layer import Layer
+from ..supernet.space import Arch, SearchSpace
 from ..supernet.spaces import load_space
 
 VERSION = 1

@@ -5,7 +5,8 @@ from .chain import Block, ChainSpace
 from .checkpoint import Run, load_run, load_supernet
 from .data import Data, load_data
 from .evaluation import calibrate_bn
-from .space import Arch, ChoiceSpace, Layer, Node, SearchSpace
+from .layer import Layer, Node
+from .space import Arch, ChoiceSpace, SearchSpace
 from .spaces import SPACES, load_space
 from .supernet import Supernet
 from .training import TrainSettings, train

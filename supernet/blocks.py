@@ -14,7 +14,7 @@ from torch import nn
 from torchvision.ops import Conv2dNormActivation, SqueezeExcitation
 
 from ..errors import unknown_name
-from .space import Layer
+from .layer import Layer
 
 ACTIVATIONS: dict[str, type[nn.Module] | None] = {
     "none": None,

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from functools import cache
 
 from ..errors import InputError
-from .space import INPUT, Arch, ChoiceSpace, Layer, Node, Value
+from .layer import INPUT, Layer, Node, Value
+from .space import Arch, ChoiceSpace
 
 
 @dataclass(frozen=True)

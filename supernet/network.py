@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import fx, nn
 
-from .space import INPUT, Node
+from .layer import INPUT, Node
 
 
 def run(graph: Sequence[Node], modules: Sequence[nn.Module], image: torch.Tensor) -> torch.Tensor:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .space import Layer
+from .layer import Layer
 
 Window = tuple[slice, ...]
 

@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 from ..errors import InputError, unknown_name
 from .chain import SKIP, Block, ChainSpace
-from .space import SearchSpace, Value
+from .layer import Value
+from .space import SearchSpace
 
 MIN_MAP_PX = 4  # the last feature map is kept at least this wide
 

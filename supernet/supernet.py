@@ -6,9 +6,10 @@ import torch
 from torch import nn
 
 from ..errors import MissingLayerError, unknown_name
+from .layer import Layer, named
 from .network import assemble, node_name, run
 from .sharing import SHARING, plain_state
-from .space import Arch, Layer, SearchSpace, named
+from .space import Arch, SearchSpace
 
 
 class Supernet(nn.Module):

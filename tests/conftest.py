@@ -10,12 +10,19 @@ from pathlib import Path
 
 import onnx
 import pytest
+import torch
 from onnx.numpy_helper import to_array
 
 from hwnas.devices import Job, Measurements, Progress, Timing
 from hwnas.supernet import ChainSpace, Data, load_data, load_space
 
 TINY = "mobilenet:size=16,channels=1,classes=10,stem=4,widths=4-8,depths=1-2,kernels=3-5,expansions=1-2,head=16"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """On networks this small threads only wait for each other."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ def test_fingerprint_is_stable_text(device: Device) -> None:
     fingerprint = device.fingerprint()
     assert fingerprint == device.fingerprint() == json.loads(json.dumps(fingerprint))
     assert all(isinstance(value, str) and value for value in fingerprint.values())
-    assert {"device", "runtime", "reference", "label"} <= fingerprint.keys()
+    assert {"name", "runtime", "reference", "label"} <= fingerprint.keys()
 
 
 def test_every_job_is_timed_by_its_name(device: Device, jobs: list[Job]) -> None:

@@ -13,7 +13,8 @@ import pytest
 from hwnas.errors import InfeasibleError, InputError
 from hwnas.search import STRATEGIES, EvaluationStore, Problem, StoredAccuracy, search
 from hwnas.supernet.additive import AdditiveCost
-from hwnas.supernet.space import Arch, ChoiceSpace, Node, SearchSpace
+from hwnas.supernet.layer import Node
+from hwnas.supernet.space import Arch, ChoiceSpace, SearchSpace
 
 
 class Growing(SearchSpace):

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from hwnas.supernet.additive import AdditiveCost, additive
-from hwnas.supernet.space import Arch, ChoiceSpace, Node, SearchSpace
+from hwnas.supernet.layer import Node
+from hwnas.supernet.space import Arch, ChoiceSpace, SearchSpace
 
 CASES = [(4,), (1, 1), (3, 2, 4), (2, 1, 3, 2), (3, 3, 3, 3, 3), (1, 4, 1, 4)]
 
