@@ -38,8 +38,10 @@ from .supernet import (
 )
 from .supernet import train as train_supernet
 from .supernet.checkpoint import RUN, weights_fingerprint
+from .supernet.data import data_record
 from .supernet.evaluation import BN_IMAGES, bn_images, calibrated_subnet, inherited_accuracies
 from .supernet.space import Arch
+from .supernet.spaces import space_record
 
 STORE = "evaluations.sqlite"
 VALIDATION_VERSION = 1
@@ -59,7 +61,7 @@ def train(
     loaded = load_space(space)
     images = load_data(data, loaded, settings.seed, data_dir)
     folder = str(data_dir.resolve()) if data_dir else None
-    run = Run(out, space, data, folder, sharing, asdict(settings), loaded.fingerprint())
+    run = Run(out, space_record(loaded), data_record(images), folder, sharing, asdict(settings))
     if not (out / RUN).exists():
         run.save()
     elif not resume:
@@ -72,7 +74,9 @@ def train(
 
 def check_same(old: Run, new: Run) -> None:
     """InputError where a training that is continued was begun with other settings."""
-    before, now = ({**vars(run), **run.train} for run in (old, new))
+    before, now = (
+        {**vars(run), **run.train, "space": run.space["spec"], "data": run.data["spec"]} for run in (old, new)
+    )
     names = [name for name in now if name not in ("train", "folder") and before[name] != now[name]]
     if names:
         changes = ", ".join(f"{name} {before[name]} -> {now[name]}" for name in names)
@@ -80,8 +84,12 @@ def check_same(old: Run, new: Run) -> None:
 
 
 def run_data(run: Run, space: SearchSpace) -> Data:
-    """The data of a run, split as it was trained."""
-    return load_data(run.data, space, run.train["seed"], Path(run.data_dir) if run.data_dir else None)
+    """The data of a run, split as it was trained; MismatchError where they have changed since."""
+    folder = Path(run.data_dir) if run.data_dir else None
+    data = load_data(run.data["spec"], space, run.train["seed"], folder)
+    if data_record(data) != run.data:
+        raise MismatchError(f"the images of {data.spec} have changed since {run.folder} was trained: train it anew")
+    return data
 
 
 def space_of(text: str) -> SearchSpace:
@@ -165,7 +173,7 @@ def search(
     costs = search_costs(supernet.space, by_name, wanted, pareto)
     weights = weights_fingerprint(supernet)
     data, bn_seed = run_data(trained, supernet.space), trained.train["seed"]
-    key = digest(weights, trained.data, bn_seed, BN_IMAGES, len(data.val))
+    key = digest(weights, trained.data["fingerprint"], bn_seed, BN_IMAGES)
     with EvaluationStore(run / STORE) as store:
         accuracy = StoredAccuracy(store, key, lambda archs: inherited_accuracies(supernet, data, archs, bn_seed))
         problem = Problem(supernet.space, accuracy, costs, wanted)
@@ -176,8 +184,8 @@ def search(
         accuracy=result.best.accuracy,
         **_predicted(result.best.arch, supernet.space, by_name),
         limits=wanted,
-        space=trained.space,
-        data=trained.data,
+        space=supernet.space.spec,
+        data=data.spec,
         run=str(run.resolve()),
         weights=weights,
         tables={
@@ -318,7 +326,7 @@ def names(kind: str) -> list[tuple[str, str]]:
     """The built-in spaces, data, devices or strategies, each with the first line of its documentation."""
     from .devices import DEVICES
     from .search import STRATEGIES
-    from .supernet.data import DATA
+    from .supernet.sources import DATA
     from .supernet.spaces import SPACES
 
     kinds: dict[str, Mapping[str, object]] = {

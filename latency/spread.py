@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from ..supernet.additive import AdditiveCost
 from ..supernet.space import Arch, SearchSpace
 
-POOL = 4000
+POOL = 2000
+ENDS, GENERATIONS = 40, 25
 
 
 def spread(
@@ -21,25 +22,31 @@ def spread(
     seed: int,
     exclude: Collection[Arch] = (),
 ) -> list[Arch]:
-    """`count` architectures whose costs lie at equal steps over the reachable range (fewer if the space has fewer).
+    """`count` architectures at equal steps of cost over the reachable range (fewer if the space has fewer).
 
-    Uniform samples crowd in the middle; so the pool holds children of the cheapest and the dearest too,
-    in all proportions.
+    Uniform samples crowd in the middle; so the pool grows towards both ends by breeding the cheapest with one
+    another, and the dearest.
     """
     rng = random.Random(seed)
     pool = {space.canonical(space.sample(rng)) for _ in range(POOL)}
     if isinstance(cost, AdditiveCost):
-        cheap, dear = cost.argmin(), cost.affine(-1, 0).argmin()
-        pool |= {cheap, dear}
-        for _ in range(POOL):
-            share, other = rng.random(), space.sample(rng)
-            ends = (dear if rng.random() < share else cheap for _ in cheap)
-            pool.add(tuple(end[i] if rng.random() < 0.7 else other[i] for i, end in enumerate(ends)))
-    archs = sorted(pool - set(exclude))
-    costs = np.asarray(cost(archs))
+        pool |= {space.canonical(cost.argmin()), space.canonical(cost.affine(-1, 0).argmin())}
+    prices: dict[Arch, float] = {}
+    for _ in range(GENERATIONS):
+        unknown = sorted(pool - prices.keys())
+        prices.update(zip(unknown, np.asarray(cost(unknown)).tolist(), strict=True) if unknown else ())
+        ranked = sorted(prices, key=lambda arch: (prices[arch], arch))
+        for parents in (ranked[:ENDS], ranked[-ENDS:]):
+            pool |= {space.canonical(_child(space, parents, rng)) for _ in range(ENDS)}
+    archs = sorted(prices.keys() - set(exclude))
+    costs = np.array([prices[arch] for arch in archs])
     chosen: list[int] = []
     for target in np.linspace(costs.min(), costs.max(), min(count, len(archs))):
         distance = np.abs(costs - target)
         distance[chosen] = np.inf
         chosen.append(int(distance.argmin()))
     return [archs[i] for i in chosen]
+
+
+def _child(space: SearchSpace, parents: Sequence[Arch], rng: random.Random) -> Arch:
+    return space.mutate(space.cross(rng.choice(parents), rng.choice(parents), rng), rng, 0.1)

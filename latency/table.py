@@ -17,7 +17,7 @@ from ..files import read_json, write_json
 from ..supernet.additive import AdditiveCost, additive
 from ..supernet.layer import Layer
 from ..supernet.space import Arch, SearchSpace
-from ..supernet.spaces import load_space
+from ..supernet.spaces import recorded_space, space_record
 
 VERSION = 1
 Floats = NDArray[np.float64]
@@ -171,8 +171,7 @@ class LatencyTable:
         layers = [{**asdict(layer), **asdict(entry)} for layer, entry in self.entries.items()]
         data = {
             "device": dict(self.device),
-            "space": self.space.spec,
-            "space_fingerprint": self.space.fingerprint(),
+            "space": space_record(self.space),
             "reference_ms": self.reference_ms,
             "calibration": asdict(self.calibration),
             "entries": layers,
@@ -183,13 +182,8 @@ class LatencyTable:
     def load(cls, path: str | Path) -> LatencyTable:
         """Read what `save` wrote; MismatchError if the space has changed since."""
         data = read_json(Path(path), "table", VERSION)
-        space = load_space(data["space"])
-        if space.fingerprint() != data["space_fingerprint"]:
-            raise MismatchError(
-                f"{path} was measured for another version of {space} "
-                f"({data['space_fingerprint']}, now {space.fingerprint()}): profile it again"
-            )
         try:
+            space = recorded_space(data["space"], str(path))
             entries = dict(_layer_and_entry(row) for row in data["entries"])
             return cls(data["device"], space, entries, _calibration(data["calibration"]), data["reference_ms"])
         except (KeyError, TypeError) as error:

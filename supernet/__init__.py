@@ -1,11 +1,12 @@
 """Search spaces, the weight-sharing network, its training and evaluation."""
 
 from .additive import AdditiveCost, additive
-from .chain import Block, ChainSpace
+from .chain import ChainSpace
 from .checkpoint import Run, load_run, load_supernet
 from .data import Data, load_data
 from .evaluation import calibrate_bn
 from .layer import Layer, Node
+from .sources import Source, Split
 from .space import Arch, ChoiceSpace, SearchSpace
 from .spaces import SPACES, load_space
 from .supernet import Supernet
@@ -15,7 +16,6 @@ __all__ = [
     "SPACES",
     "AdditiveCost",
     "Arch",
-    "Block",
     "ChainSpace",
     "ChoiceSpace",
     "Data",
@@ -23,6 +23,8 @@ __all__ = [
     "Node",
     "Run",
     "SearchSpace",
+    "Source",
+    "Split",
     "Supernet",
     "TrainSettings",
     "additive",

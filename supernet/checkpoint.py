@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import InputError, MismatchError
+from ..errors import InputError
 from ..files import digest, read_json, write_bytes, write_json
 from .space import SearchSpace
-from .spaces import load_space
+from .spaces import recorded_space
 from .supernet import Supernet
 
 VERSION = 1
@@ -23,15 +23,15 @@ CHECKPOINT, METRICS, RUN = "checkpoint.pt", "metrics.jsonl", "run.json"
 
 @dataclass(frozen=True)
 class Run:
-    """A training run: what it is made of, as written in its run.json."""
+    """A training run: what it is made of, as written in its run.json; `space` is a `space_record`,
+    `data` a `data_record`."""
 
     folder: Path
-    space: str
-    data: str
+    space: dict[str, Any]
+    data: dict[str, Any]
     data_dir: str | None
     sharing: str
     train: dict[str, Any]
-    space_fingerprint: str
 
     def save(self) -> None:
         """Write run.json."""
@@ -40,13 +40,7 @@ class Run:
 
     def load_space(self) -> SearchSpace:
         """The space that was trained; MismatchError when it has changed since."""
-        space = load_space(self.space)
-        if space.fingerprint() != self.space_fingerprint:
-            raise MismatchError(
-                f"{self.folder} was trained on another version of the space {self.space} "
-                f"({self.space_fingerprint}, now {space.fingerprint()}): train it anew"
-            )
-        return space
+        return recorded_space(self.space, str(self.folder))
 
 
 def load_run(folder: Path) -> Run:

@@ -38,7 +38,10 @@ class Layer:
 
     @property
     def out_size(self) -> int:
-        """Side of the output in pixels, 0 for a flat vector."""
+        """Side of the output in pixels, 0 for a flat vector. A parameter `out_size` overrules the stride."""
+        for name, value in self.params:
+            if name == "out_size":
+                return int(value)
         return -(-self.in_size // self.stride) if self.stride else 0
 
     def input_shapes(self, batch: int = 1) -> list[tuple[int, ...]]:

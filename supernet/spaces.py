@@ -5,87 +5,156 @@ from __future__ import annotations
 import importlib
 import inspect
 import itertools
-from collections.abc import Callable
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
-from ..errors import InputError, unknown_name
-from .chain import SKIP, Block, ChainSpace
+from ..errors import InputError, MismatchError, unknown_name
+from .chain import ChainSpace
 from .layer import Value
+from .recipe import Block, Choice, Recipe, Stage, read_toml, recipe_from, to_toml
 from .space import SearchSpace
 
 MIN_MAP_PX = 4  # the last feature map is kept at least this wide
 
+Ints = tuple[int, ...]
+SKIP = Choice("identity", where="rest")
 
-def block(op: str, out_channels: int, stride: int = 1, params: dict[str, Value] | None = None) -> Block:
-    """A Block from a mapping of parameters."""
-    return Block(op, out_channels, stride, tuple(sorted((params or {}).items())))
+
+def block(op: str, out_channels: int, stride: int = 1, **params: Value) -> Block:
+    """A Block with its parameters by name."""
+    return Block(op, out_channels, stride, tuple(sorted(params.items())))
+
+
+def choice(op: str, where: str = "all", **params: tuple[Value, ...]) -> Choice:
+    """A Choice with its lists of parameter values by name, the last one changing fastest."""
+    return Choice(op, tuple(params.items()), where)
 
 
 def mobilenet(
-    size: int = 224,
+    size: Ints = (224,),
     channels: int = 3,
     classes: int = 1000,
     stem: int = 16,
-    widths: tuple[int, ...] = (24, 40, 80, 112, 160),
-    depths: tuple[int, ...] = (4, 4, 4, 4, 4),
-    strides: tuple[int, ...] = (2, 2, 2, 1, 2),
-    kernels: tuple[int, ...] = (3, 5, 7),
-    expansions: tuple[int, ...] = (3, 6),
-    se: tuple[int, ...] = (0,),
+    widths: tuple[Ints, ...] = ((24,), (40,), (80,), (112,), (160,)),
+    depths: tuple[Ints, ...] = ((4,), (4,), (4,), (4,), (4,)),
+    strides: Ints = (2, 2, 2, 1, 2),
+    blocks: tuple[str, ...] = ("mbconv",),
+    kernels: Ints = (3, 5, 7),
+    expansions: Ints = (3, 6),
+    se: Ints = (0,),
+    act: tuple[str, ...] = ("relu",),
     skip: bool = True,
     head: int = 960,
-    act: str = "relu",
-) -> ChainSpace:
-    """MBConv blocks: every block chooses kernel, expansion and, with `se=0-1`, squeeze-excite.
+) -> Recipe:
+    """MBConv blocks: every block chooses kernel, expansion and whatever else is given as a list.
 
-    One width and depth per stage; all but the first block of a stage may be skipped. The space of
-    https://arxiv.org/abs/1812.00332 (section 3.1). On small images the first strides become 1, the stem's
+    All but the first block of a stage may be skipped: the space of https://arxiv.org/abs/1812.00332
+    (section 3.1). `blocks` may list mbconv, fused and conv; `size`, `se` and `act` take lists too; a stage's
+    width or depth is a choice when written as 16+24. On small images the first strides become 1, the stem's
     before the stages', so that the last map keeps at least 4 pixels.
     """
     stages = list(itertools.zip_longest(widths, depths, strides[: len(widths)]))
-    if not widths or any(None in stage or min(stage) < 1 for stage in stages):
+    if not widths or any(None in stage for stage in stages):
         raise InputError(
-            f"mobilenet needs one width, depth and stride per stage, all positive; "
-            f"got widths={widths}, depths={depths}, strides={strides}"
+            f"mobilenet needs one width, depth and stride per stage; got widths={_words(widths)}, "
+            f"depths={_words(depths)}, strides={'-'.join(map(str, strides))}"
         )
-    stem_stride, *stage_strides = fit_strides(size, [2, *(stride for _, _, stride in stages)])
-    slots: list[tuple[Block, ...]] = []
-    for (width, depth, _), first_stride in zip(stages, stage_strides, strict=True):
-        for position in range(depth):
-            stride = first_stride if position == 0 else 1
-            options = tuple(
-                block("mbconv", width, stride, {"kernel": k, "expansion": e, "se": s, "act": act})
-                for s, e, k in itertools.product(se, expansions, kernels)
-            )
-            slots.append((*options, SKIP) if skip and position else options)
-    return ChainSpace(
-        (channels, size),
-        (block("conv", stem, stem_stride, {"kernel": 3, "act": act}),),
-        tuple(slots),
-        (block("head", classes, 0, {"width": head, "act": act}),),
+    families = {
+        "mbconv": choice("mbconv", se=se, act=act, expansion=expansions, kernel=kernels),
+        "fused": choice("fused", se=se, act=act, expansion=expansions, kernel=kernels),
+        "conv": choice("conv", act=act, kernel=kernels),
+    }
+    for name in blocks:
+        if name not in families:
+            raise unknown_name("block", name, families)
+    options = (*(families[name] for name in blocks), *[SKIP] * skip)
+    stem_stride, *fitted = fit_strides(min(size), [2, *(stride for _, _, stride in stages)])
+    return Recipe(
+        channels,
+        size,
+        classes,
+        (block("conv", stem, stem_stride, kernel=3, act=act[-1]),),
+        tuple(Stage(w, d, s, options) for (w, d, _), s in zip(stages, fitted, strict=True)),
+        (block("head", classes, 0, hidden=head, act=act[-1]),),
     )
 
 
-def nas_bench_macro(size: int = 32, channels: int = 3, classes: int = 10) -> ChainSpace:
+def nas_bench_macro(size: Ints = (32,), channels: int = 3, classes: int = 10) -> Recipe:
     """The 3^8 MobileNetV2 chains of NAS-Bench-Macro (https://github.com/xiusu/NAS-Bench-Macro).
 
     Options: 0 identity (a strided 1x1 convolution where the shape changes), 1 MBConv expand 3 kernel 3,
     2 MBConv expand 6 kernel 5.
     """
-    slots: list[tuple[Block, ...]] = []
-    for width, depth in ((64, 2), (128, 3), (256, 3)):
-        for position in range(depth):
-            stride = 1 if position else 2
-            none = SKIP if position else block("conv", width, 2, {"kernel": 1, "act": "none"})
-            mbconvs = (
-                block("mbconv", width, stride, {"kernel": k, "expansion": e, "se": 0, "act": "relu6"})
-                for e, k in ((3, 3), (6, 5))
-            )
-            slots.append((none, *mbconvs))
-    return ChainSpace(
-        (channels, size),
-        (block("conv", 32, 1, {"kernel": 3, "act": "relu6"}),),
-        tuple(slots),
-        (block("head", classes, 0, {"width": 1280, "act": "relu6"}),),
+    options = (
+        choice("conv", "first", kernel=(1,), act=("none",)),
+        SKIP,
+        choice("mbconv", kernel=(3,), expansion=(3,), se=(0,), act=("relu6",)),
+        choice("mbconv", kernel=(5,), expansion=(6,), se=(0,), act=("relu6",)),
+    )
+    return Recipe(
+        channels,
+        size,
+        classes,
+        (block("conv", 32, 1, kernel=3, act="relu6"),),
+        tuple(Stage((width,), (depth,), 2, options) for width, depth in ((64, 2), (128, 3), (256, 3))),
+        (block("head", classes, 0, hidden=1280, act="relu6"),),
+    )
+
+
+def shufflenet(
+    size: Ints = (224,),
+    channels: int = 3,
+    classes: int = 1000,
+    stem: int = 16,
+    widths: tuple[Ints, ...] = ((64,), (160,), (320,), (640,)),
+    depths: tuple[Ints, ...] = ((4,), (4,), (8,), (4,)),
+    head: int = 1024,
+) -> Recipe:
+    """Single-path one-shot NAS: 20 blocks x shuffle 3x3, 5x5, 7x7 or xception.
+
+    https://arxiv.org/abs/1904.00420, table 1. On small images the first strides become 1.
+    """
+    if len(widths) != len(depths):
+        raise InputError(f"shufflenet needs one depth per width; got {_words(widths)} and {_words(depths)}")
+    options = (choice("shuffle", kernel=(3, 5, 7), act=("relu",)), choice("xception", act=("relu",)))
+    stem_stride, *strides = fit_strides(min(size), [2] * (len(widths) + 1))
+    return Recipe(
+        channels,
+        size,
+        classes,
+        (block("conv", stem, stem_stride, kernel=3, act="relu"),),
+        tuple(Stage(w, d, s, options) for w, d, s in zip(widths, depths, strides, strict=True)),
+        (block("head", classes, 0, hidden=head, act="relu"),),
+    )
+
+
+def vgg(
+    size: Ints = (224,),
+    channels: int = 3,
+    classes: int = 1000,
+    widths: tuple[Ints, ...] = ((64,), (128,), (256,), (512,), (512,)),
+    depths: tuple[Ints, ...] = ((2,), (2,), (3,), (3,), (3,)),
+    kernels: Ints = (1, 3, 5),
+    head: int = 512,
+) -> Recipe:
+    """VGG-16's 13 convolutions (https://arxiv.org/abs/1409.1556, table 1, D), each of kernel 1, 3 or 5.
+
+    The first convolution of a stage pools by 2; on small images the first stages don't. Global pooling and one
+    linear layer replace the three of the paper.
+    """
+    if len(widths) != len(depths):
+        raise InputError(f"vgg needs one depth per width; got {_words(widths)} and {_words(depths)}")
+    options = (choice("conv_pool", kernel=kernels, act=("relu",)),)
+    strides = fit_strides(min(size), [2] * len(widths))
+    return Recipe(
+        channels,
+        size,
+        classes,
+        (),
+        tuple(Stage(w, d, s, options) for w, d, s in zip(widths, depths, strides, strict=True)),
+        (block("head", classes, 0, hidden=head, act="relu"),),
     )
 
 
@@ -102,21 +171,25 @@ def fit_strides(size_px: int, strides: list[int]) -> list[int]:
     return fitted
 
 
-SPACES: dict[str, Callable[..., ChainSpace]] = {"mobilenet": mobilenet, "nas-bench-macro": nas_bench_macro}
+SPACES: dict[str, Callable[..., Recipe]] = {
+    "mobilenet": mobilenet,
+    "nas-bench-macro": nas_bench_macro,
+    "shufflenet": shufflenet,
+    "vgg": vgg,
+}
 
 
 def load_space(text: str) -> SearchSpace:
     """The space that `text` names.
 
-    A built-in name, with settings or without (`mobilenet:size=32,widths=16-24`), or `module:attribute` for
-    a SearchSpace (or a function that returns one) in an importable Python module.
+    A built-in name, with settings or without (`mobilenet:size=32,widths=16-24`), a TOML file, or
+    `module:attribute` for a SearchSpace (or a function that returns one) in an importable Python module.
     """
+    if text.endswith(".toml"):
+        return ChainSpace(read_toml(Path(text)), text)
     name, _, rest = text.partition(":")
     if name in SPACES:
-        settings = parse_settings(SPACES[name], name, rest)
-        space: SearchSpace = SPACES[name](**settings)
-        space.spec = f"{name}:{rest}" if rest else name
-        return space
+        return ChainSpace(SPACES[name](**parse_settings(SPACES[name], name, rest)), text)
     if rest and all(part.isidentifier() for part in [*name.split("."), rest]):
         return import_space(name, rest)
     raise unknown_name("space", name, SPACES)
@@ -135,10 +208,31 @@ def import_space(module: str, attribute: str) -> SearchSpace:
     return space
 
 
-def parse_settings(function: Callable[..., object], name: str, text: str) -> dict[str, Value | tuple[int, ...]]:
+def space_record(space: SearchSpace) -> dict[str, Any]:
+    """What a file keeps of a space, so that it is found again: its text, its recipe and its fingerprint."""
+    recipe = to_toml(space.recipe) if isinstance(space, ChainSpace) else None
+    return {"spec": space.spec, "recipe": recipe, "fingerprint": space.fingerprint()}
+
+
+def recorded_space(record: Mapping[str, Any], source: str) -> SearchSpace:
+    """The space of a record in the file `source`; MismatchError where its code has changed since."""
+    space: SearchSpace
+    if record["recipe"] is not None:
+        space = ChainSpace(recipe_from(tomllib.loads(record["recipe"]), source), record["spec"])
+    else:
+        space = load_space(record["spec"])
+    if space.fingerprint() != record["fingerprint"]:
+        raise MismatchError(
+            f"{source} was made for another version of the space {space} "
+            f"({record['fingerprint']}, now {space.fingerprint()}): make it anew"
+        )
+    return space
+
+
+def parse_settings(function: Callable[..., object], name: str, text: str) -> dict[str, Any]:
     """`size=32,widths=16-24` as the typed arguments of `function`; the defaults' types decide."""
     known = {key: parameter.default for key, parameter in inspect.signature(function).parameters.items()}
-    settings: dict[str, Value | tuple[int, ...]] = {}
+    settings: dict[str, Any] = {}
     for item in filter(None, text.split(",")):
         key, equals, value = item.partition("=")
         if key not in known:
@@ -148,14 +242,36 @@ def parse_settings(function: Callable[..., object], name: str, text: str) -> dic
                 raise ValueError
             settings[key] = _parse_value(value, known[key])
         except ValueError:
-            kind = "a list such as 3-5-7" if isinstance(known[key], tuple) else type(known[key]).__name__
-            raise InputError(f"{name}: {item!r} is not a setting; {key} takes {kind}") from None
+            raise InputError(f"{name}: {item!r} is not a setting; {key} takes {_example(known[key])}") from None
     return settings
 
 
-def _parse_value(text: str, like: object) -> Value | tuple[int, ...]:
+def _parse_value(text: str, like: Any) -> Any:
     if isinstance(like, tuple):
-        return tuple(int(part) for part in text.split("-"))
+        return tuple(_parse_item(part, like[0]) for part in text.split("-"))
+    return _parse_item(text, like)
+
+
+def _parse_item(text: str, like: Any) -> Any:
+    if isinstance(like, tuple):
+        return tuple(_parse_item(part, like[0]) for part in text.split("+"))
     if isinstance(like, bool):
-        return bool(("false", "true").index(text)) if text in ("false", "true") else bool(("0", "1").index(text))
-    return int(text) if isinstance(like, int) else text
+        return bool(("0", "1").index(text))
+    if isinstance(like, int):
+        value = int(text)
+        if value < 0:
+            raise ValueError
+        return value
+    return text
+
+
+def _example(default: Any) -> str:
+    if isinstance(default, tuple):
+        nested = isinstance(default[0], tuple)
+        return f"a list such as {_words(default)}" + (" (or 16+24 for a choice)" if nested else "")
+    return {bool: "0 or 1", int: "a whole number"}.get(type(default), "a word")
+
+
+def _words(values: tuple[Any, ...]) -> str:
+    """A list as settings write it: 24-40, or 16+24-40 where a stage has choices."""
+    return "-".join("+".join(map(str, value)) if isinstance(value, tuple) else str(value) for value in values)

@@ -77,7 +77,9 @@ def test_an_entangled_path_is_the_computation_with_slices(entangled: Supernet) -
         ] + bn.bias[:, None, None]
 
     y = F.relu(norm("expand", F.conv2d(x, weight("block.expand.0.weight")[:12])))
-    y = F.relu(norm("depthwise", F.conv2d(y, weight("block.depthwise.0.weight")[:12, :, 1:6, 1:6], padding=2, groups=12)))
+    y = F.relu(
+        norm("depthwise", F.conv2d(y, weight("block.depthwise.0.weight")[:12, :, 1:6, 1:6], padding=2, groups=12))
+    )
     y = norm("project", F.conv2d(y, weight("block.project.0.weight")[:, :12]))
     torch.testing.assert_close(small(x), y)
 

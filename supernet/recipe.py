@@ -1,0 +1,221 @@
+"""A chain of stages as data: what a built-in space is made of, and what a TOML file says.
+
+A list is a choice: of resolutions, of widths and depths of a stage, of any parameter of a block.
+"""
+
+from __future__ import annotations
+
+import itertools
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from ..errors import InputError, unknown_name
+from .blocks import PARAMETERS
+from .layer import Layer, Value
+
+WHERE = ("all", "first", "rest")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A layer before its input is known. `out_channels` 0 keeps the channels of the input."""
+
+    op: str
+    out_channels: int = 0
+    stride: int = 1
+    params: tuple[tuple[str, Value], ...] = ()
+
+    def at(self, in_channels: int, in_size: int) -> Layer:
+        """The layer that this block becomes behind an input of (B, in_channels, in_size, in_size)."""
+        return Layer(self.op, in_channels, self.out_channels or in_channels, in_size, self.stride, self.params)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Options of one operation: the product of the values listed for its parameters, the last one fastest.
+
+    `where` says for which blocks of a stage: all of them, the first, or the rest.
+    """
+
+    op: str
+    params: tuple[tuple[str, tuple[Value, ...]], ...] = ()
+    where: str = "all"
+
+    def blocks(self, position: int) -> list[Block]:
+        """The options at a position of a stage, width and stride still open."""
+        if self.where == ("rest" if position == 0 else "first"):
+            return []
+        names = [name for name, _ in self.params]
+        products = itertools.product(*(values for _, values in self.params))
+        return [Block(self.op, params=tuple(sorted(zip(names, p, strict=True)))) for p in products]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Blocks of one width, the first with a stride. Several widths or depths are a choice."""
+
+    widths: tuple[int, ...]
+    depths: tuple[int, ...]
+    stride: int
+    options: tuple[Choice, ...]
+
+    def blocks(self, position: int) -> tuple[Block, ...]:
+        """The options of the block at `position`."""
+        stride = self.stride if position == 0 else 1
+        found = [block for choice in self.options for block in choice.blocks(position)]
+        return tuple(replace(block, stride=stride) for block in found)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole space: images of `channels` at one of `sizes` pixels, stem, stages, tail, `classes` outputs."""
+
+    channels: int
+    sizes: tuple[int, ...]
+    classes: int
+    stem: tuple[Block, ...]
+    stages: tuple[Stage, ...]
+    tail: tuple[Block, ...]
+
+
+def read_toml(path: Path) -> Recipe:
+    """The recipe in a TOML file; InputError names the key, or the line where the file is no TOML."""
+    try:
+        data = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the space {path}: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path} is not TOML: {error}") from error
+    return recipe_from(data, str(path))
+
+
+def recipe_from(data: Mapping[str, Any], source: str) -> Recipe:
+    """A recipe from the tables of a TOML file."""
+    _check_keys(data, {"channels", "size", "classes", "stem", "stage", "tail"}, source)
+    classes = _number(data["classes"], f"{source}: classes")
+    stem = tuple(_block(item, f"{source}: stem {i}") for i, item in enumerate(data["stem"], 1))
+    tail = tuple(_block({"width": classes, **item}, f"{source}: tail {i}") for i, item in enumerate(data["tail"], 1))
+    stages = tuple(_stage(item, f"{source}: stage {i}") for i, item in enumerate(data["stage"], 1))
+    if not stages:
+        raise InputError(f"{source}: a space needs at least one [[stage]]")
+    return Recipe(
+        _number(data["channels"], f"{source}: channels"),
+        _numbers(data["size"], f"{source}: size"),
+        classes,
+        stem,
+        stages,
+        (*tail[:-1], replace(tail[-1], out_channels=classes, stride=0)),
+    )
+
+
+def _stage(data: Mapping[str, Any], where: str) -> Stage:
+    _check_keys(data, {"width", "depth", "stride", "options"}, where)
+    return Stage(
+        _numbers(data["width"], f"{where}: width"),
+        _numbers(data["depth"], f"{where}: depth"),
+        _number(data["stride"], f"{where}: stride"),
+        tuple(_choice(item, f"{where}: option {i}") for i, item in enumerate(data["options"], 1)),
+    )
+
+
+def _choice(data: Mapping[str, Any], where: str) -> Choice:
+    params = _params(data, {"op", "where"}, where)
+    part = data.get("where", "all")
+    if part not in WHERE:
+        raise InputError(f"{where}: {unknown_name('where', str(part), WHERE)}")
+    return Choice(data["op"], tuple((name, _listed(value)) for name, value in params.items()), part)
+
+
+def _block(data: Mapping[str, Any], where: str) -> Block:
+    params = _params(data, {"op", "width", "stride"}, where)
+    lists = [name for name, value in params.items() if isinstance(value, list)]
+    if lists:
+        raise InputError(f"{where}: {lists[0]} is a list; only stages have choices")
+    return Block(
+        data["op"],
+        _number(data.get("width"), f"{where}: width"),
+        _number(data.get("stride", 1), f"{where}: stride"),
+        tuple(sorted(params.items())),
+    )
+
+
+def _params(data: Mapping[str, Any], reserved: set[str], where: str) -> dict[str, Any]:
+    """The parameters of an operation: those given, the operation's defaults for the rest."""
+    op = data.get("op")
+    if op not in PARAMETERS:
+        raise InputError(f"{where}: {unknown_name('op', str(op), PARAMETERS)}")
+    known = PARAMETERS[op]
+    for key in data:
+        if key not in known and key not in reserved:
+            raise InputError(f"{where}: {unknown_name('key', key, [*known, *reserved])}")
+    given = {name: data.get(name, default) for name, default in known.items()}
+    order = [name for name in data if name in known] + [name for name in known if name not in data]
+    return {name: given[name] for name in order}
+
+
+def _check_keys(data: Mapping[str, Any], known: set[str], where: str) -> None:
+    for key in data:
+        if key not in known:
+            raise InputError(f"{where}: {unknown_name('key', key, known)}")
+    missing = sorted(known - set(data))
+    if missing:
+        raise InputError(f"{where}: {', '.join(missing)} is missing")
+
+
+def _number(value: Any, where: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise InputError(f"{where} is {value!r}; a whole number was expected")
+    return value
+
+
+def _numbers(value: Any, where: str) -> tuple[int, ...]:
+    values = _listed(value)
+    if not values or len(set(values)) < len(values):
+        raise InputError(f"{where} is {value!r}; a number, or a list of different numbers, was expected")
+    return tuple(_number(item, where) for item in values)
+
+
+def _listed(value: Any) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, list) else (value,)
+
+
+def to_toml(recipe: Recipe) -> str:
+    """The recipe as a TOML file that `read_toml` reads back."""
+    tail = [{name: value for name, value in _block_table(block).items() if name != "width"} for block in recipe.tail]
+    tail[-1].pop("stride", None)
+    return tomli_w.dumps(
+        {
+            "channels": recipe.channels,
+            "size": _single(recipe.sizes),
+            "classes": recipe.classes,
+            "stem": [_block_table(block) for block in recipe.stem],
+            "stage": [_stage_table(stage) for stage in recipe.stages],
+            "tail": tail,
+        }
+    )
+
+
+def _block_table(block: Block) -> dict[str, Any]:
+    return {"op": block.op, "width": block.out_channels, "stride": block.stride, **dict(block.params)}
+
+
+def _stage_table(stage: Stage) -> dict[str, Any]:
+    options = []
+    for choice in stage.options:
+        where = {} if choice.where == "all" else {"where": choice.where}
+        options.append({"op": choice.op, **where, **{name: _single(values) for name, values in choice.params}})
+    return {
+        "width": _single(stage.widths),
+        "depth": _single(stage.depths),
+        "stride": stage.stride,
+        "options": options,
+    }
+
+
+def _single(values: Sequence[Any]) -> Any:
+    return values[0] if len(values) == 1 else list(values)
