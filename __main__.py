@@ -205,12 +205,18 @@ def export(
 @app.command(name="list")
 def list_names(
     kind: Annotated[str, typer.Argument(help="spaces, data, devices or strategies.")],
+    show: Annotated[str | None, typer.Option(help="Print this space as TOML, a start for one of your own.")] = None,
 ) -> None:
     """List the names that the other commands know."""
-    from .workflows import names
+    from . import workflows
 
-    for name, words in names(kind):
-        console.print(f"{name:16} {words}")
+    if show is not None:
+        if kind != "spaces":
+            raise InputError(f"--show prints a space: hwnas list spaces --show {show}")
+        print(workflows.space_toml(show), end="")
+        return
+    for name, words in workflows.names(kind):
+        console.print(f"{name:16} {words}", soft_wrap=True)
 
 
 def main() -> None:

@@ -6,9 +6,12 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+from filelock import FileLock, Timeout
 
 from .errors import FaultError, InputError, MismatchError
 
@@ -63,6 +66,26 @@ def read_json(path: Path, kind: str, version: int) -> dict[str, Any]:
             f"{path} has format version {data.get('version')}, this hwnas reads {version}: write it again"
         )
     return data
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Keep other processes out of `folder` while inside; a FaultError if one is in it already.
+
+    The lock is the system's: it ends with the process, however that ends.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock", timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise FaultError(f"another process is at work in {folder}: wait for it, or name another folder") from None
+    except OSError as error:
+        raise FaultError(f"cannot write in {folder}: {error.strerror or error}") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def digest(*parts: object) -> str:

@@ -37,9 +37,11 @@ from .supernet import (
     load_supernet,
 )
 from .supernet import train as train_supernet
+from .supernet.chain import ChainSpace
 from .supernet.checkpoint import RUN, weights_fingerprint
 from .supernet.data import data_record
 from .supernet.evaluation import BN_IMAGES, bn_images, calibrated_subnet, inherited_accuracies
+from .supernet.recipe import to_toml
 from .supernet.space import Arch
 from .supernet.spaces import space_record
 
@@ -338,3 +340,11 @@ def names(kind: str) -> list[tuple[str, str]]:
     if kind not in kinds:
         raise unknown_name("list", kind, kinds)
     return [(name, (thing.__doc__ or "").strip().splitlines()[0]) for name, thing in kinds[kind].items()]
+
+
+def space_toml(text: str) -> str:
+    """A space made of stages as the TOML file that would define it."""
+    space = load_space(text)
+    if not isinstance(space, ChainSpace):
+        raise InputError(f"{space} is written in Python: it has no TOML form")
+    return to_toml(space.recipe)
