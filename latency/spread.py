@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import InputError
 from ..supernet.additive import AdditiveCost
 from ..supernet.space import Arch, SearchSpace
 
@@ -27,7 +28,7 @@ def spread(
     in all proportions.
     """
     rng = random.Random(seed)
-    pool = {space.canonical(space.sample(rng)) for _ in range(POOL)}
+    pool = {space.sample(rng) for _ in range(POOL)}
     if isinstance(cost, AdditiveCost):
         cheap, dear = cost.argmin(), cost.affine(-1, 0).argmin()
         pool |= {cheap, dear}
@@ -35,7 +36,9 @@ def spread(
             share, other = rng.random(), space.sample(rng)
             ends = (dear if rng.random() < share else cheap for _ in cheap)
             pool.add(tuple(end[i] if rng.random() < 0.7 else other[i] for i, end in enumerate(ends)))
-    archs = sorted(pool - set(exclude))
+    archs = sorted({space.canonical(arch) for arch in pool} - set(exclude))
+    if not archs:
+        raise InputError(f"every architecture of {space} is taken: none is left to measure")
     costs = np.asarray(cost(archs))
     chosen: list[int] = []
     for target in np.linspace(costs.min(), costs.max(), min(count, len(archs))):

@@ -183,17 +183,18 @@ class LatencyTable:
     def load(cls, path: str | Path) -> LatencyTable:
         """Read what `save` wrote; MismatchError if the space has changed since."""
         data = read_json(Path(path), "table", VERSION)
-        space = load_space(data["space"])
-        if space.fingerprint() != data["space_fingerprint"]:
+        try:
+            space, fingerprint = load_space(data["space"]), data["space_fingerprint"]
+            entries = dict(_layer_and_entry(row) for row in data["entries"])
+            table = cls(data["device"], space, entries, _calibration(data["calibration"]), data["reference_ms"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{path} is a damaged table ({error}): profile it again") from error
+        if space.fingerprint() != fingerprint:
             raise MismatchError(
                 f"{path} was measured for another version of {space} "
-                f"({data['space_fingerprint']}, now {space.fingerprint()}): profile it again"
+                f"({fingerprint}, now {space.fingerprint()}): profile it again"
             )
-        try:
-            entries = dict(_layer_and_entry(row) for row in data["entries"])
-            return cls(data["device"], space, entries, _calibration(data["calibration"]), data["reference_ms"])
-        except (KeyError, TypeError) as error:
-            raise InputError(f"{path} is a damaged table ({error}): profile it again") from error
+        return table
 
 
 def _layer_and_entry(row: Mapping[Any, Any]) -> tuple[Layer, Entry]:

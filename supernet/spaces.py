@@ -128,7 +128,7 @@ def import_space(module: str, attribute: str) -> SearchSpace:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise InputError(f"cannot load the space {module}:{attribute}: {error}") from error
-    space = found if isinstance(found, SearchSpace) else found()
+    space = found() if callable(found) else found
     if not isinstance(space, SearchSpace):
         raise InputError(f"{module}:{attribute} is a {type(space).__name__}, not a SearchSpace")
     space.spec = f"{module}:{attribute}"
