@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,7 +25,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-console = Console(highlight=False)
+STOPPED = 130  # the exit status after Ctrl-C
+console = Console(highlight=False, markup=False, soft_wrap=True)
 
 SpaceOption = Annotated[str, typer.Option("--space", help="A space (mobilenet:size=32), or the folder of a run.")]
 RunOption = Annotated[Path, typer.Option("--run", help="The folder of a trained supernet.")]
@@ -34,7 +37,7 @@ ResumeOption = Annotated[bool, typer.Option("--resume", help="Continue what was 
 
 @contextmanager
 def bar(title: str) -> Iterator[Report]:
-    """A progress bar on stderr with time left, as the function that workflows report to."""
+    """A progress bar on stderr with time left, as the function that workflows report to; none in a log file."""
     columns = (
         TextColumn(f"{title:9}"),
         BarColumn(bar_width=30),
@@ -44,7 +47,8 @@ def bar(title: str) -> Iterator[Report]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[words]}"),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    screen = Console(stderr=True, markup=False)
+    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:
         task = progress.add_task(title, total=1, words="")
         yield lambda done, total, words: progress.update(task, completed=done, total=total, words=words)
 
@@ -54,7 +58,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything it makes.")] = Path("hwnas-demo"),
     seed: SeedOption = 0,
 ) -> None:
-    """Do the whole job on bundled data on this CPU: train, profile, search, export, prove."""
+    """Do everything below on bundled data, on this machine's CPU."""
     from .demo import run_demo
 
     run_demo(out, seed, console, bar)
@@ -98,7 +102,10 @@ def profile(
     seed: SeedOption = 0,
     resume: ResumeOption = False,
 ) -> None:
-    """Measure every layer of a space on a device, and whole networks to calibrate: a latency table."""
+    """Measure the layers of a space on a device: a latency table.
+
+    A few whole networks are measured beside them; they calibrate the table.
+    """
     from . import workflows
 
     with bar("profiling") as progress:
@@ -122,7 +129,10 @@ def validate(
     pause: Annotated[float, typer.Option(min=0, help="Seconds at least between the two measurements.")] = 60,
     out: Annotated[Path | None, typer.Option(help="Where to write the figures (.json).")] = None,
 ) -> None:
-    """Compare a table with whole networks that it has never seen, beside the repeat floor."""
+    """Compare a table with whole networks that it has never seen.
+
+    They are measured twice, some time apart: that difference is the floor for any prediction.
+    """
     from . import workflows
 
     with bar("validating") as progress:
@@ -149,7 +159,7 @@ def search(
     seed: SeedOption = 0,
     resume: ResumeOption = False,  # noqa: ARG001 - a search always reuses what the run's store knows
 ) -> None:
-    """Find the most accurate network within latency, FLOPs, parameter and memory limits.
+    """Find the most accurate network of a run within limits.
 
     An interrupted search goes on where it was: no architecture of a run is ever evaluated twice.
     """
@@ -164,9 +174,10 @@ def search(
     )
     for name, value in found.costs.items():
         interval = found.intervals.get(name)
-        words = f" [{interval[0]:.4g}, {interval[1]:.4g}] ms" if interval else ""
-        asked = f", limit {found.limits[name]:.4g}" if name in found.limits else ""
-        console.print(f"  {name} {value:.4g}{words}{asked}")
+        figure = "{:.4g} ms" if interval else "{:,.0f}"
+        words = f" [{interval[0]:.4g}, {interval[1]:.4g}]" if interval else ""
+        asked = f", limit {figure.format(found.limits[name])}" if name in found.limits else ""
+        console.print(f"  {name} {figure.format(value)}{words}{asked}")
 
 
 @app.command()
@@ -177,7 +188,10 @@ def export(
     batch: Annotated[str, typer.Option(help="A number, or dynamic.")] = "1",
     opset: Annotated[int, typer.Option(min=18, help="ONNX opset.")] = 18,
 ) -> None:
-    """Write a found network as ONNX, with a certificate of its outputs, accuracy and latency."""
+    """Write a found network as ONNX, with a certificate beside it.
+
+    The certificate (.json) holds outputs compared, test accuracy and latency measured on the exported file.
+    """
     from . import workflows
 
     if batch != "dynamic" and not (batch.isdecimal() and int(batch) > 0):
@@ -215,29 +229,52 @@ def list_names(
             raise InputError(f"--show prints a space: hwnas list spaces --show {show}")
         print(workflows.space_toml(show), end="")
         return
-    for name, words in workflows.names(kind):
-        console.print(f"{name:16} {words}", soft_wrap=True)
+    for name, words, settings in workflows.names(kind):
+        console.print(f"{name:16} {words}")
+        if settings:
+            console.print(f"{'':16} {name}:{settings}")
 
 
 def main() -> None:
     """Run a command; an error is one line on stderr and an exit status, never a traceback."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a command and return its exit status."""
     try:
-        status = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+        status = app(list(arguments) or ["--help"], prog_name="hwnas", standalone_mode=False)
     except HwnasError as error:
-        print(f"hwnas: {error}", file=sys.stderr)
-        sys.exit(error.exit_status)
-    except KeyboardInterrupt:
-        print(
-            "hwnas: stopped; what is finished is kept: the same command with --resume goes on",
-            file=sys.stderr,
-        )
-        sys.exit(130)
+        return fail(str(error), error.exit_status)
+    except (KeyboardInterrupt, typer.Abort):
+        status = STOPPED
     except Exception as error:
-        if not hasattr(error, "format_message"):  # not a usage error of the command line
+        if hasattr(error, "format_message"):
+            return fail(usage(error, arguments), 2)
+        if os.environ.get("HWNAS_TRACEBACK"):
             raise
-        print(f"hwnas: {error.format_message()} (see hwnas --help)", file=sys.stderr)
-        sys.exit(2)
-    sys.exit(status if isinstance(status, int) else 0)
+        reason = f"{type(error).__name__}: {error}"
+        return fail(f"a fault in hwnas itself, {reason} (HWNAS_TRACEBACK=1 shows where)", 1)
+    if status == STOPPED:  # some versions of typer turn Ctrl-C into this status
+        return fail("stopped; what is finished is kept: the same command with --resume goes on", STOPPED)
+    return status if isinstance(status, int) else 0
+
+
+def fail(message: str, status: int) -> int:
+    """Say in one line on stderr what is wrong; returns the exit status."""
+    print("hwnas:", " ".join(message.split()), file=sys.stderr)
+    return status
+
+
+def usage(error: Any, arguments: Sequence[str]) -> str:
+    """A usage error with the refused value, which some versions of typer leave out, and where to read on."""
+    message = error.format_message().rstrip(".")
+    options = getattr(getattr(error, "param", None), "opts", ())
+    words = [word for argument in arguments for word in argument.split("=", 1)]
+    values = [value for option, value in pairwise(words) if option in options]
+    given = f" (given: {values[-1]})" if values and values[-1] not in message else ""
+    command = error.ctx.command_path if getattr(error, "ctx", None) else "hwnas"
+    return f"{message}{given}; see {command} --help"
 
 
 if __name__ == "__main__":

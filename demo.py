@@ -61,7 +61,7 @@ def run_demo(out: Path, seed: int, console: Console, bar: Bar) -> None:
         with bar("searching") as progress:
             searched = _search(out, name, limit, "evolution", BUDGET, seed, progress)
         with bar("exporting") as progress:
-            proof = workflows.export(out / f"{name}.json", out / f"{name}.onnx", "local", progress=progress)
+            proof = workflows.export(_found(out, name), out / f"{name}.onnx", "local", progress=progress)
         console.print(f"searched and exported under {limit}: {out / name}.onnx")
         rows.append(Row(name, searched.found, proof))
         histories[name] = searched.result
@@ -73,12 +73,17 @@ def run_demo(out: Path, seed: int, console: Console, bar: Bar) -> None:
     _show(out, console, table, rows, histories, baseline, time.perf_counter() - started)
 
 
+def _found(out: Path, name: str) -> Path:
+    """Where a search's result lies: not where the certificate of its export goes."""
+    return out / f"{name}-found.json"
+
+
 def _search(
     out: Path, name: str, limit: str, strategy: str, budget: int, seed: int, progress: Progress
 ) -> workflows.Searched:
     return workflows.search(
         out / "run",
-        out / f"{name}.json",
+        _found(out, name),
         [out / "local.json"],
         [limit],
         strategy,

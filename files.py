@@ -88,6 +88,17 @@ def exclusive(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def check_target(path: Path) -> None:
+    """InputError where no file can be written to `path`: said before hours of work, not after."""
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: name a file to write")
+    parent = next(folder for folder in path.absolute().parents if folder.exists())
+    if not parent.is_dir():
+        raise InputError(f"cannot write {path}: {parent} is not a folder; name another place")
+    if not os.access(parent, os.W_OK):
+        raise InputError(f"cannot write {path}: no right to write in {parent}; name another place")
+
+
 def digest(*parts: object) -> str:
     """A short fingerprint of values: the first 16 hex digits of the SHA-256 of their text or bytes."""
     sha = hashlib.sha256()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,7 +15,7 @@ import torch
 from .devices import Device, Job, load_device
 from .errors import InputError, MismatchError, unknown_name
 from .export import Certificate, Latency, certify, to_onnx
-from .files import digest, write_bytes, write_json
+from .files import check_target, digest, write_bytes, write_json
 from .latency import LatencyTable, Validation, analytic_cost
 from .latency import profile as profile_device
 from .latency import validate as validate_table
@@ -24,7 +25,7 @@ from .progress import Progress, silent
 from .search import Evaluation, EvaluationStore, Problem, SearchResult, StoredAccuracy
 from .search import search as run_search
 from .search.found import Found
-from .search.limits import parse_limit
+from .search.limits import parse_limits
 from .supernet import (
     Data,
     Run,
@@ -38,7 +39,7 @@ from .supernet import (
 )
 from .supernet import train as train_supernet
 from .supernet.chain import ChainSpace
-from .supernet.checkpoint import RUN, weights_fingerprint
+from .supernet.checkpoint import CHECKPOINT, RUN, weights_fingerprint
 from .supernet.data import data_record
 from .supernet.evaluation import BN_IMAGES, bn_images, calibrated_subnet, inherited_accuracies
 from .supernet.recipe import to_toml
@@ -47,6 +48,7 @@ from .supernet.spaces import space_record
 
 STORE = "evaluations.sqlite"
 VALIDATION_VERSION = 1
+SETTABLE = ("spaces", "devices")  # what takes settings behind its name
 
 
 def train(
@@ -60,17 +62,19 @@ def train(
     progress: Progress = silent,
 ) -> Run:
     """Train a supernet of `space` on `data` into the folder `out`; with `resume` go on from its checkpoint."""
+    check_target(out / RUN)
     loaded = load_space(space)
     images = load_data(data, loaded, settings.seed, data_dir)
     folder = str(data_dir.resolve()) if data_dir else None
     run = Run(out, space_record(loaded), data_record(images), folder, sharing, asdict(settings))
-    if not (out / RUN).exists():
+    torch.manual_seed(settings.seed)
+    supernet = Supernet(loaded, sharing)
+    if not (out / CHECKPOINT).exists():  # a run without a finished epoch has nothing to lose
         run.save()
     elif not resume:
         raise InputError(f"{out} holds a run already: add --resume to continue it, or name another folder")
     check_same(load_run(out), run)
-    torch.manual_seed(settings.seed)
-    train_supernet(Supernet(loaded, sharing), images, settings, out, progress)
+    train_supernet(supernet, images, settings, out, progress)
     return run
 
 
@@ -96,7 +100,7 @@ def run_data(run: Run, space: SearchSpace) -> Data:
 
 def space_of(text: str) -> SearchSpace:
     """The space that a SPACE or the folder of a RUN names."""
-    return load_run(Path(text)).load_space() if (Path(text) / RUN).is_file() else load_space(text)
+    return load_run(Path(text)).load_space() if Path(text).is_dir() or "/" in text else load_space(text)
 
 
 def profile(
@@ -106,6 +110,7 @@ def profile(
 
     Until the table is written, every sample is kept in the folder `out`.samples, where `resume` goes on.
     """
+    check_target(out)
     loaded, where = space_of(space), load_device(device)
     samples = out.with_name(out.name + ".samples")
     if samples.exists() and not resume:
@@ -126,6 +131,8 @@ def validate(
     progress: Progress = silent,
 ) -> Validation:
     """Compare a table with `nets` whole networks measured now, twice; write the figures to `out`."""
+    if out is not None:
+        check_target(out)
     loaded, where = LatencyTable.load(table), load_device(device)
     loaded.check_space(space_of(space))
     check_device(loaded.device, where)
@@ -168,10 +175,11 @@ def search(
 
     A latency limit holds for the upper end of the predicted interval.
     """
+    check_target(out)
+    wanted = parse_limits(limits)
     trained = load_run(run)
     supernet = load_supernet(run)
     by_name = load_tables(tables, supernet.space)
-    wanted = dict(parse_limit(text) for text in limits)
     costs = search_costs(supernet.space, by_name, wanted, pareto)
     weights = weights_fingerprint(supernet)
     data, bn_seed = run_data(trained, supernet.space), trained.train["seed"]
@@ -280,11 +288,15 @@ def export(
     """
     if out.suffix != ".onnx":
         raise InputError(f"--out {out} must end in .onnx; the certificate is written beside it as .json")
+    if out.with_suffix(".json").absolute() == found_file.absolute():
+        raise InputError(f"the certificate of {out} would overwrite {found_file}: give --out another name")
+    check_target(out)
     found = Found.load(found_file)
     run = load_run(Path(found.run))
     supernet = load_supernet(run.folder)
     if weights_fingerprint(supernet) != found.weights:
         raise MismatchError(f"{run.folder} was trained on since {found_file} was found in it: search again")
+    supernet.space.check(found.arch)
     data = run_data(run, supernet.space)
     progress(0, 3, "exporting")
     subnet = calibrated_subnet(supernet, found.arch, bn_images(data, run.train["seed"]))
@@ -324,8 +336,8 @@ def measure_exported(found: Found, model: bytes, device: Device, progress: Progr
     }
 
 
-def names(kind: str) -> list[tuple[str, str]]:
-    """The built-in spaces, data, devices or strategies, each with the first line of its documentation."""
+def names(kind: str) -> list[tuple[str, str, str]]:
+    """The built-in spaces, data, devices or strategies: name, first line of documentation, settings."""
     from .devices import DEVICES
     from .search import STRATEGIES
     from .supernet.sources import DATA
@@ -338,8 +350,23 @@ def names(kind: str) -> list[tuple[str, str]]:
         "strategies": STRATEGIES,
     }
     if kind not in kinds:
-        raise unknown_name("list", kind, kinds)
-    return [(name, (thing.__doc__ or "").strip().splitlines()[0]) for name, thing in kinds[kind].items()]
+        raise unknown_name("thing to list", kind, kinds)
+    return [
+        (name, (thing.__doc__ or "").strip().splitlines()[0], _settings(thing) if kind in SETTABLE else "")
+        for name, thing in kinds[kind].items()
+    ]
+
+
+def _settings(thing: Any) -> str:
+    """The settings of a space or device with their defaults, as they are written behind its name."""
+    defaults = {name: parameter.default for name, parameter in inspect.signature(thing).parameters.items()}
+    return ",".join(f"{name}={_as_written(value)}" for name, value in defaults.items())
+
+
+def _as_written(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "-".join("+".join(map(str, v)) if isinstance(v, tuple) else str(v) for v in value)
+    return str(value).lower()
 
 
 def space_toml(text: str) -> str:

@@ -93,6 +93,7 @@ def layers_to_onnx(space: SearchSpace, layers: Sequence[Layer], batch: int = 1) 
 def compose(graph: Sequence[Node], models: Mapping[Layer, onnx.ModelProto | None]) -> onnx.ModelProto:
     """The network `graph` put together from the ONNX models of its layers, in milliseconds."""
     values: dict[int, str] = {INPUT: "image"}
+    types: dict[str, onnx.TypeProto] = {}
     whole = onnx.GraphProto(name="network")
     for index, node in enumerate(graph):
         part = models[node.layer]
@@ -100,14 +101,14 @@ def compose(graph: Sequence[Node], models: Mapping[Layer, onnx.ModelProto | None
             values[index] = values[node.inputs[0]]
             continue
         names = {value.name: values[source] for value, source in zip(part.graph.input, node.inputs, strict=True)}
-        if INPUT in node.inputs and not whole.input:
-            image = part.graph.input[node.inputs.index(INPUT)]
-            whole.input.append(onnx.helper.make_value_info("image", image.type))
+        types.update((names[value.name], value.type) for value in part.graph.input)
         _append(whole, part.graph, f"n{index}_", names)
         values[index] = names[part.graph.output[0].name]
+        types[values[index]] = part.graph.output[0].type
         last = part
-    output = onnx.helper.make_value_info(values[len(graph) - 1], last.graph.output[0].type)
-    whole.output.append(output)
+    output = values[len(graph) - 1]
+    whole.input.append(onnx.helper.make_value_info("image", types["image"]))
+    whole.output.append(onnx.helper.make_value_info(output, types[output]))
     return onnx.helper.make_model(whole, opset_imports=last.opset_import, ir_version=last.ir_version)
 
 

@@ -57,7 +57,7 @@ def layer_cost(space: SearchSpace, layer: Layer) -> LayerCost:
     for hook in hooks:
         hook.remove()
     params = sum(parameter.numel() for parameter in module.parameters())
-    return LayerCost(counter.get_total_flops() // 2, params, peak if kernels else held)
+    return LayerCost(counter.get_total_flops() // 2, params, held if isinstance(module, nn.Identity) else peak)
 
 
 def flops(space: SearchSpace, arch: Sequence[int]) -> int:

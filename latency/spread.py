@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import InputError
 from ..supernet.additive import AdditiveCost
 from ..supernet.space import Arch, SearchSpace
 
@@ -28,9 +29,10 @@ def spread(
     another, and the dearest.
     """
     rng = random.Random(seed)
-    pool = {space.canonical(space.sample(rng)) for _ in range(POOL)}
+    pool = {space.sample(rng) for _ in range(POOL)}
     if isinstance(cost, AdditiveCost):
-        pool |= {space.canonical(cost.argmin()), space.canonical(cost.affine(-1, 0).argmin())}
+        pool |= {cost.argmin(), cost.affine(-1, 0).argmin()}
+    pool = {space.canonical(arch) for arch in pool}
     prices: dict[Arch, float] = {}
     for _ in range(GENERATIONS):
         unknown = sorted(pool - prices.keys())
@@ -39,6 +41,8 @@ def spread(
         for parents in (ranked[:ENDS], ranked[-ENDS:]):
             pool |= {space.canonical(_child(space, parents, rng)) for _ in range(ENDS)}
     archs = sorted(prices.keys() - set(exclude))
+    if not archs:
+        raise InputError(f"every architecture of {space} is taken: none is left to measure")
     costs = np.array([prices[arch] for arch in archs])
     chosen: list[int] = []
     for target in np.linspace(costs.min(), costs.max(), min(count, len(archs))):

@@ -186,7 +186,7 @@ class LatencyTable:
             space = recorded_space(data["space"], str(path))
             entries = dict(_layer_and_entry(row) for row in data["entries"])
             return cls(data["device"], space, entries, _calibration(data["calibration"]), data["reference_ms"])
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path} is a damaged table ({error}): profile it again") from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 
 from ..errors import InputError
 
@@ -41,3 +42,14 @@ def parse_limit(text: str) -> tuple[str, float]:
             f"{text!r} is not a limit: write NAME=VALUE such as flops=300M, params=5M, memory=2MB or local=20ms"
         ) from None
     return match[1], value
+
+
+def parse_limits(texts: Iterable[str]) -> dict[str, float]:
+    """Several limits by name; InputError where a name comes twice."""
+    limits: dict[str, float] = {}
+    for text in texts:
+        name, value = parse_limit(text)
+        if name in limits:
+            raise InputError(f"{text!r} is a second limit on {name}: give one limit per cost")
+        limits[name] = value
+    return limits

@@ -48,7 +48,10 @@ def load_run(folder: Path) -> Run:
     if not (folder / RUN).is_file():
         raise InputError(f"{folder} is not a training run (it has no {RUN}): make one with hwnas train")
     fields = read_json(folder / RUN, "run", VERSION)
-    return Run(folder, *(fields[name] for name in Run.__dataclass_fields__ if name != "folder"))
+    try:
+        return Run(folder, *(fields[name] for name in Run.__dataclass_fields__ if name != "folder"))
+    except KeyError as error:
+        raise InputError(f"{folder / RUN} is damaged (it lacks {error}): train anew into another folder") from error
 
 
 def load_supernet(folder: str | Path) -> Supernet:

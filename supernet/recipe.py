@@ -15,7 +15,7 @@ from typing import Any
 import tomli_w
 
 from ..errors import InputError, unknown_name
-from .blocks import PARAMETERS
+from .blocks import ACTIVATIONS, PARAMETERS
 from .layer import Layer, Value
 
 WHERE = ("all", "first", "rest")
@@ -82,6 +82,38 @@ class Recipe:
     stages: tuple[Stage, ...]
     tail: tuple[Block, ...]
 
+    def __post_init__(self) -> None:
+        numbers = {"channels": [self.channels], "size": self.sizes, "classes": [self.classes]}
+        numbers |= {"stride": [stage.stride for stage in self.stages]}
+        numbers |= {"width": [width for stage in self.stages for width in stage.widths]}
+        numbers |= {"depth": [depth for stage in self.stages for depth in stage.depths]}
+        numbers["width"] += [block.out_channels for block in self.stem]
+        for name, values in numbers.items():
+            for value in values:
+                if value < 1:
+                    raise InputError(f"{name} is {value}; it must be at least 1")
+        blocks = [*self.stem, *self.tail]
+        params = [(name, [value]) for block in blocks for name, value in block.params]
+        params += [item for stage in self.stages for choice in stage.options for item in choice.params]
+        for name, choices in params:
+            for value in choices:
+                _check_param(name, value)
+
+
+def _check_param(name: str, value: Value) -> None:
+    """InputError unless a block's parameter has a value that makes sense."""
+    number = isinstance(value, int) and not isinstance(value, bool)
+    if name == "act":
+        if value not in ACTIVATIONS:
+            raise unknown_name("act", str(value), ACTIVATIONS)
+    elif name == "se":
+        if value not in (0, 1):
+            raise InputError(f"se is {value!r}; it must be 0 or 1")
+    elif not (number and int(value) >= 1):
+        raise InputError(f"{name} is {value!r}; it must be a whole number of at least 1")
+    elif name == "kernel" and int(value) % 2 == 0:
+        raise InputError(f"kernel is {value}; it must be odd, so that the map keeps its size")
+
 
 def read_toml(path: Path) -> Recipe:
     """The recipe in a TOML file; InputError names the key, or the line where the file is no TOML."""
@@ -101,16 +133,14 @@ def recipe_from(data: Mapping[str, Any], source: str) -> Recipe:
     stem = tuple(_block(item, f"{source}: stem {i}") for i, item in enumerate(data["stem"], 1))
     tail = tuple(_block({"width": classes, **item}, f"{source}: tail {i}") for i, item in enumerate(data["tail"], 1))
     stages = tuple(_stage(item, f"{source}: stage {i}") for i, item in enumerate(data["stage"], 1))
-    if not stages:
-        raise InputError(f"{source}: a space needs at least one [[stage]]")
-    return Recipe(
-        _number(data["channels"], f"{source}: channels"),
-        _numbers(data["size"], f"{source}: size"),
-        classes,
-        stem,
-        stages,
-        (*tail[:-1], replace(tail[-1], out_channels=classes, stride=0)),
-    )
+    if not stages or not tail:
+        raise InputError(f"{source}: a space needs at least one [[stage]] and one [[tail]]")
+    last = replace(tail[-1], out_channels=classes, stride=0)
+    channels, sizes = _number(data["channels"], f"{source}: channels"), _numbers(data["size"], f"{source}: size")
+    try:
+        return Recipe(channels, sizes, classes, stem, stages, (*tail[:-1], last))
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from None
 
 
 def _stage(data: Mapping[str, Any], where: str) -> Stage:

@@ -145,8 +145,10 @@ class SearchSpace(ABC):
         return self.graph(self.sample(random.Random(0)))[-1].layer.out_channels
 
     def fingerprint(self) -> str:
-        """A digest of everything that decides the space's layers, equal for equal spaces."""
-        return digest(self.options, self.nodes())
+        """A digest of the space's choices, its layers and a few of its graphs: equal for equal spaces."""
+        rng = random.Random(0)
+        graphs = [self.graph(self.sample(rng)) for _ in range(16)] if self.nodes() else []
+        return digest(self.options, self.nodes(), graphs)
 
     def __str__(self) -> str:
         return self.spec or type(self).__name__

@@ -201,7 +201,7 @@ def import_space(module: str, attribute: str) -> SearchSpace:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise InputError(f"cannot load the space {module}:{attribute}: {error}") from error
-    space = found if isinstance(found, SearchSpace) else found()
+    space = found() if callable(found) else found
     if not isinstance(space, SearchSpace):
         raise InputError(f"{module}:{attribute} is a {type(space).__name__}, not a SearchSpace")
     space.spec = f"{module}:{attribute}"
@@ -211,6 +211,10 @@ def import_space(module: str, attribute: str) -> SearchSpace:
 def space_record(space: SearchSpace) -> dict[str, Any]:
     """What a file keeps of a space, so that it is found again: its text, its recipe and its fingerprint."""
     recipe = to_toml(space.recipe) if isinstance(space, ChainSpace) else None
+    if recipe is None and not space.spec:
+        raise InputError(
+            f"{space} has no name by which a file could find it: load it as load_space('module:attribute')"
+        )
     return {"spec": space.spec, "recipe": recipe, "fingerprint": space.fingerprint()}
 
 

@@ -69,7 +69,7 @@ def train(supernet: Supernet, data: Data, settings: TrainSettings, run: Path, pr
         started, total_loss = time.perf_counter(), 0.0
         for i, (images, labels) in enumerate(training_batches(data, settings.batch, settings.seed, epoch)):
             step = epoch * steps + i
-            set_learning_rate(optimizer, settings, step / (settings.epochs * steps))
+            set_learning_rate(optimizer, settings, (step + 0.5) / (settings.epochs * steps))
             optimizer.zero_grad(set_to_none=True)
             for arch in sample_paths(supernet.space, settings.seed, step):
                 logits = supernet(images, arch)  # (B, classes)

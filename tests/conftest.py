@@ -56,7 +56,7 @@ class SimulatedDevice:
     rng: random.Random = field(default_factory=lambda: random.Random(0))
 
     def fingerprint(self) -> dict[str, str]:
-        return {"device": self.name, "runtime": "none", "reference": "none", "label": "simulated"}
+        return {"name": self.name, "runtime": "none", "reference": "none", "label": "simulated"}
 
     def time_ms(self, job: Job) -> float:
         graph = onnx.load_from_string(job.model).graph

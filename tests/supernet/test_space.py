@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+import weakref
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import ClassVar
 
 import numpy as np
 import onnx
@@ -292,6 +294,8 @@ def test_memory_holds_what_later_nodes_wait_for() -> None:
     assert memory(SPACES["macro"], (0, 0, 0, 0, 0, 0, 0)) == 3 * unit  # input, its copy by cat, output
     assert memory(SPACES["macro"], (0, 0, 0, 0, 0, 1, 0)) == (2 + 2 + 1) * unit  # node 3 reads 0 and 2
     assert memory(SPACES["macro"], (0, 0, 0, 0, 0, 1, 1)) == (3 + 3 + 1) * unit  # node 3 reads 0, 1 and 2
+    doubled = (2, 1, 0, 0, 1, 1, 1, 0, 2, 0)  # the second node adds the first to itself, the third adds the stem
+    assert memory(SPACES["cells"], doubled) == (2 + 1 + 1) * unit  # two inputs, their sum, and the stem waits
 
 
 @each_name
@@ -299,6 +303,21 @@ def test_a_cost_for_the_search_is_the_cost_of_each(name: str) -> None:
     archs = list(every_arch(SPACES[name]))
     for cost, price in (("flops", flops), ("params", params), ("memory", memory)):
         assert list(analytic_cost(SPACES[name], cost)(archs)) == [price(SPACES[name], arch) for arch in archs]
+
+
+def test_outputs_are_freed_after_their_last_use() -> None:
+    class Watch(nn.Module):
+        seen: ClassVar[list[weakref.ref[torch.Tensor]]] = []
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.alive = [ref() is not None for ref in self.seen]
+            y = x + 1
+            self.seen.append(weakref.ref(y))
+            return y
+
+    watches = [Watch() for _ in range(4)]
+    run([Node(STEM, (i - 1,)) for i in range(4)], watches, images())
+    assert watches[3].alive == [False, False, True]
 
 
 def output(model: onnx.ModelProto, x: torch.Tensor) -> np.ndarray:

@@ -61,9 +61,9 @@ def test_strides_keep_the_last_map_at_four_pixels(size_px: int, stem_stride: int
     assert layers[-1].in_size == last_px
 
 
-def test_three_stages_shrink_28_pixels_to_7() -> None:
+def test_small_images_are_not_shrunk_by_the_stem() -> None:
     space = load_space("mobilenet:size=28,channels=1,widths=8-16-24,depths=1-1-1")
-    assert [node.layer.in_size for node in space.graph((0, 0, 0))] == [28, 28, 28, 14, 7]
+    assert [node.layer.in_size for node in space.graph((0, 0, 0))] == [28, 28, 14, 7, 4]
 
 
 def test_the_default_has_sixty_blocks_to_measure() -> None:

@@ -1,0 +1,92 @@
+"""From layers to a validated table, on a device whose times are known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hwnas.latency import LatencyTable, profile, validate
+from hwnas.latency.table import Calibration, Entry
+from hwnas.latency.validation import compare
+from hwnas.supernet import ChainSpace
+
+Simulated = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def table(tiny: ChainSpace, simulated: Simulated) -> LatencyTable:
+    return profile(tiny, simulated())
+
+
+def test_every_layer_is_measured(table: LatencyTable, tiny: ChainSpace) -> None:
+    assert set(table.entries) == set(tiny.layers())
+    assert {layer.op for layer, entry in table.entries.items() if not entry.rounds} == {"identity"}
+    assert all(entry.low <= entry.ms <= entry.high for entry in table.entries.values())
+    assert (table.name, table.reference_ms) == ("simulated", 0.5)
+
+
+def test_the_price_of_a_call_becomes_the_offset(table: LatencyTable) -> None:
+    calibration = table.calibration
+    assert calibration.overhead_ms == pytest.approx(0.05)
+    assert calibration.offset_ms == pytest.approx(0.05, abs=0.01)
+    assert calibration.scale == pytest.approx(1, abs=0.01)
+    assert len(calibration.networks) == 10
+
+
+def test_layers_that_add_up_are_predicted_exactly(table: LatencyTable, simulated: Simulated) -> None:
+    found = validate(table, simulated(), nets=20, pause_s=0)
+    assert found.mape < 1e-3  # all that the ridge costs
+    assert found.kendall_tau == found.floor_tau == 1
+    assert found.floor_mape == 0
+    assert (found.nets, found.within_5, found.interval_coverage, found.fit_for_use) == (20, 1, 1, True)
+    assert not {check.arch for check in found.measurements} & {n.arch for n in table.calibration.networks}
+
+
+def test_networks_that_do_not_add_up_fail_the_validation(table: LatencyTable, simulated: Simulated) -> None:
+    found = validate(table, simulated(hidden=0.3, noise=0.01), nets=20, pause_s=0)
+    assert not found.fit_for_use
+    assert found.mape == pytest.approx(0.24, abs=0.1)  # E |exp(N(0, 0.3)) - 1|
+    assert 0 < found.floor_mape < 0.03
+    assert found.floor_tau > found.kendall_tau
+
+
+# ---- the figures of a validation by hand
+
+
+@pytest.fixture
+def promised(tiny: ChainSpace) -> LatencyTable:
+    """Layers of so different prices that no two networks tie; intervals of 5 %."""
+    entries = {layer: Entry(2.0**i, 2.0**i, 2.0**i, 9) for i, layer in enumerate(tiny.layers())}
+    return LatencyTable({"name": "d"}, tiny, entries, Calibration(margin=0.05), 1.0)
+
+
+ARCHS = [(0, 0, 0), (1, 0, 0), (2, 0, 0), (3, 0, 0)]
+
+
+def test_figures_by_hand(promised: LatencyTable) -> None:
+    ms = promised.predict_many(ARCHS)
+    assert sorted(ms) == list(ms)
+    first = ms / np.array([1.0, 1.04, 0.94, 1.25])
+    second = first * np.array([1.0, 1.01, 0.99, 1.02])
+    found = compare(promised, ARCHS, first, second, seconds=3.0)
+    assert found.mape == pytest.approx((0 + 0.04 + 0.06 + 0.25) / 4)
+    assert (found.within_5, found.within_10, found.interval_coverage) == (0.5, 0.75, 0.5)
+    assert found.floor_mape == pytest.approx((0 + 0.01 + 0.01 + 0.02) / 4)
+    assert (found.nets, found.seconds, found.fit_for_use) == (4, 3, False)
+    checked = found.measurements[3]
+    assert (checked.arch, checked.predicted_ms) == (ARCHS[3], ms[3])
+    assert (checked.low_ms, checked.high_ms) == pytest.approx((0.95 * ms[3], 1.05 * ms[3]))
+    assert (checked.measured_ms, checked.again_ms) == (first[3], second[3])
+
+
+def test_a_swapped_pair_of_four_networks_costs_a_third_of_tau(promised: LatencyTable) -> None:
+    ms = promised.predict_many(ARCHS)
+    found = compare(promised, ARCHS, ms, ms[[1, 0, 2, 3]], seconds=0.0)
+    assert (found.kendall_tau, found.floor_tau) == pytest.approx((1, 4 / 6))
+    assert found.fit_for_use
+    swapped = compare(promised, ARCHS, ms[[1, 0, 2, 3]], ms[[1, 0, 2, 3]], seconds=0.0)
+    assert swapped.kendall_tau == pytest.approx(4 / 6)
+    assert not swapped.fit_for_use

@@ -1,0 +1,220 @@
+"""The table: sums by hand, files that come back to the last bit, errors that name what is missing."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hwnas.errors import InputError, MismatchError, MissingLayerError
+from hwnas.latency import LatencyTable
+from hwnas.latency.profile import fit
+from hwnas.latency.table import Calibration, Entry, Network
+from hwnas.supernet import Arch, ChainSpace, SearchSpace, load_space
+from hwnas.supernet.layer import Layer, Node
+
+CALIBRATION = Calibration(0.9, 0.25, 0.05, 0.01, (Network((0, 0, 0), 1.0, 1.2), Network((1, 2, 4), 1.1, 1.3)))
+
+
+def entries(space: SearchSpace) -> dict[Layer, Entry]:
+    rng = np.random.default_rng(0)
+    found = {}
+    for layer in space.layers():
+        ms = rng.random() + 0.02
+        found[layer] = Entry(0.0, 0.0, 0.0, 0) if layer.op == "identity" else Entry(ms, ms * 0.99, ms * 1.02, 20)
+    return found
+
+
+@pytest.fixture(scope="module")
+def table(tiny: ChainSpace) -> LatencyTable:
+    return LatencyTable({"name": "pixel8", "cpu": "x"}, tiny, entries(tiny), CALIBRATION, 0.4)
+
+
+def archs_of(space: SearchSpace, count: int = 100) -> list[Arch]:
+    rng = random.Random(0)
+    return [space.sample(rng) for _ in range(count)]
+
+
+def by_hand(table: LatencyTable, arch: Arch) -> float:
+    """What is measured, less the price of a call; a layer that computes nothing takes none."""
+    measured = [table.entries[node.layer].ms for node in table.space.graph(arch) if node.layer.op != "identity"]
+    return 0.9 * sum(ms - 0.01 for ms in measured) + 0.25
+
+
+def test_a_prediction_is_scale_times_sum_plus_offset(table: LatencyTable) -> None:
+    for arch in archs_of(table.space):
+        found = table.predict(arch)
+        assert found.ms == pytest.approx(by_hand(table, arch), rel=1e-12)
+        assert (found.low, found.high) == pytest.approx((0.95 * found.ms, 1.05 * found.ms))
+
+
+def test_a_batch_is_priced_like_each(table: LatencyTable) -> None:
+    archs = archs_of(table.space)
+    each = [table.predict(arch).ms for arch in archs]
+    np.testing.assert_array_equal(table.predict_many(np.array(archs)), each)
+    estimates = table.estimate_many(archs)
+    assert table.upper is not None
+    np.testing.assert_allclose(table.upper(archs), estimates.high, rtol=1e-12)
+
+
+def test_a_layer_cheaper_than_a_call_costs_nothing(table: LatencyTable, tiny: ChainSpace) -> None:
+    free = {layer: Entry(0.005, 0.004, 0.006, 20) for layer in tiny.layers()}
+    assert replace(table, entries=free).predict((0, 0, 0)).ms == pytest.approx(0.25)
+
+
+def test_a_space_of_varying_length_is_priced_one_by_one() -> None:
+    class Deep(SearchSpace):
+        def choices(self, prefix: Arch = ()) -> int | None:
+            return None if prefix and len(prefix) > prefix[0] else 3
+
+        def graph(self, arch: Arch) -> tuple[Node, ...]:
+            return tuple(Node(Layer("conv", 1, 1, 8 + gene), (i - 1,)) for i, gene in enumerate(arch))
+
+    space = Deep()
+    table = LatencyTable({"name": "d"}, space, entries(space), CALIBRATION, 0.4)
+    archs = [(0,), (2, 1, 0), (1, 2)]
+    assert table.cost is None
+    assert table.upper is None
+    assert list(table.predict_many(archs)) == pytest.approx([by_hand(table, arch) for arch in archs])
+
+
+def test_a_missing_layer_is_named_and_never_free(table: LatencyTable, tiny: ChainSpace) -> None:
+    gone = next(layer for layer in tiny.layers() if layer.op == "mbconv")
+    holed = replace(table, entries={layer: e for layer, e in table.entries.items() if layer != gone})
+    with pytest.raises(MissingLayerError) as error:
+        holed.predict_many([(0, 0, 0)])
+    assert f"pixel8 has no measurement of {gone}; run: hwnas profile --space mobilenet:size=16" in str(error.value)
+
+
+def test_an_architecture_of_another_space_is_refused(table: LatencyTable) -> None:
+    with pytest.raises(InputError, match="gene 2 of architecture"):
+        table.predict((0, 0, 9))
+
+
+# ---- files and frames
+
+
+def test_a_table_comes_back_to_the_last_bit(table: LatencyTable, tmp_path: Path) -> None:
+    path = tmp_path / "pixel8.json"
+    table.save(path)
+    found = LatencyTable.load(path)
+    assert found.entries == table.entries
+    assert found.calibration == table.calibration
+    assert (found.device, found.reference_ms, found.name) == (table.device, 0.4, "pixel8")
+    assert found.space.spec == table.space.spec
+    found.save(tmp_path / "again.json")
+    assert (tmp_path / "again.json").read_bytes() == path.read_bytes()
+
+
+def test_a_frame_comes_back_and_its_edits_count(table: LatencyTable) -> None:
+    frame = table.to_frame()
+    assert len(frame) == len(table.entries)
+    assert {"op", "in_channels", "ms", "low", "high", "rounds"} <= set(frame.columns)
+    assert table.with_frame(frame).entries == table.entries
+    frame["ms"] *= 2
+    assert table.with_frame(frame).sum_ms((0, 0, 0)) > 1.9 * table.sum_ms((0, 0, 0))
+
+
+def damaged(change: Callable[[dict[str, Any]], object]) -> Callable[[bytes], bytes]:
+    def write(content: bytes) -> bytes:
+        data = json.loads(content)
+        change(data)
+        return json.dumps(data).encode()
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "message"),
+    [
+        (lambda content: content[:-100], InputError, "is not readable as a hwnas table file"),
+        (lambda _: b"[1, 2]", InputError, "is not a hwnas table file"),
+        (lambda _: b"\xff\xfe", InputError, "is not readable as a hwnas table file"),
+        (
+            damaged(lambda d: d.update(format="hwnas.run")),
+            InputError,
+            r"is not a hwnas table file \(its format says 'hwnas\.run'\)",
+        ),
+        (damaged(lambda d: d.update(version=9)), MismatchError, "has format version 9, this hwnas reads 1"),
+        (
+            damaged(lambda d: d.update(space="mobilenet:size=32")),
+            MismatchError,
+            "was measured for another version of mobilenet:size=32",
+        ),
+        (damaged(lambda d: d.pop("space")), InputError, "is a damaged table"),
+        (damaged(lambda d: d.pop("entries")), InputError, "is a damaged table"),
+        (damaged(lambda d: d["entries"][0].pop("ms")), InputError, "is a damaged table"),
+        (damaged(lambda d: d["entries"][0].update(ms="fast")), InputError, "is a damaged table"),
+        (damaged(lambda d: d["calibration"].update(shoe_size=44)), InputError, "is a damaged table"),
+    ],
+)
+def test_a_file_that_is_no_table_is_named(
+    table: LatencyTable,
+    tmp_path: Path,
+    spoil: Callable[[bytes], bytes],
+    error: type[Exception],
+    message: str,
+) -> None:
+    path = tmp_path / "table.json"
+    table.save(path)
+    path.write_bytes(spoil(path.read_bytes()))
+    with pytest.raises(error, match=rf"table\.json {message}"):
+        LatencyTable.load(path)
+
+
+def test_a_table_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"there is no file .*none\.json"):
+        LatencyTable.load(tmp_path / "none.json")
+
+
+def test_another_space_is_refused_by_both_names(table: LatencyTable) -> None:
+    table.check_space(load_space(table.space.spec))
+    with pytest.raises(MismatchError, match=r"of pixel8 was made for mobilenet:size=16.*, not for nas-bench-macro"):
+        table.check_space(load_space("nas-bench-macro"))
+
+
+# ---- calibration
+
+
+def networks(sums: np.ndarray, measured: np.ndarray) -> list[Network]:
+    return [Network((i,), float(x), float(y)) for i, (x, y) in enumerate(zip(sums, measured, strict=True))]
+
+
+@pytest.mark.parametrize(("scale", "offset_ms"), [(1.0, 0.0), (0.93, 0.4), (1.1, 2.0)])
+def test_scale_and_offset_are_recovered(scale: float, offset_ms: float) -> None:
+    sums = np.linspace(2, 20, 10)
+    found = fit(networks(sums, scale * sums + offset_ms), overhead_ms=0.03)
+    assert found.scale == pytest.approx(scale, rel=0.01)
+    assert found.offset_ms == pytest.approx(offset_ms, abs=0.05)
+    assert found.margin == 0.01  # never narrower
+    assert found.overhead_ms == 0.03
+    assert len(found.networks) == 10
+
+
+def test_milliseconds_or_seconds_make_no_difference() -> None:
+    sums = np.linspace(2, 20, 10)
+    measured = (1.1 * sums + 0.5) * np.random.default_rng(0).lognormal(0, 0.02, 10)
+    ms, s = fit(networks(sums, measured), 0.0), fit(networks(sums / 1000, measured / 1000), 0.0)
+    assert (s.scale, s.offset_ms * 1000, s.margin) == pytest.approx((ms.scale, ms.offset_ms, ms.margin))
+
+
+def test_nine_of_ten_new_networks_fall_into_the_interval() -> None:
+    rng, held = np.random.default_rng(0), []
+    for _ in range(600):
+        sums = np.linspace(2, 20, 10)
+        found = fit(networks(sums, (1.1 * sums + 0.5) * rng.lognormal(0, 0.03, 10)), 0.0)
+        x = rng.uniform(2, 20, 20)
+        promised, measured = found.scale * x + found.offset_ms, (1.1 * x + 0.5) * rng.lognormal(0, 0.03, 20)
+        held.append(np.mean(np.abs(measured / promised - 1) <= found.margin))
+    assert np.mean(held) == pytest.approx(0.9, abs=0.03)
+
+
+def test_two_networks_are_too_few_to_fit() -> None:
+    found = fit(networks(np.array([1.0, 2.0]), np.array([2.0, 4.0])), 0.0)
+    assert (found.scale, found.offset_ms, found.margin) == (1, 0, 0.1)

@@ -1,0 +1,238 @@
+"""Training: paths, schedule and weight decay by definition; what is interrupted ends in the same bits."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from scipy import stats
+from torch import nn
+
+from hwnas.errors import FaultError, InputError, MismatchError
+from hwnas.supernet import (
+    Arch,
+    ChainSpace,
+    ChoiceSpace,
+    Data,
+    Run,
+    Supernet,
+    TrainSettings,
+    load_run,
+    load_space,
+    load_supernet,
+    train,
+)
+from hwnas.supernet.checkpoint import CHECKPOINT, load_checkpoint, read_metrics, save_checkpoint, weights_fingerprint
+from hwnas.supernet.data import Split
+from hwnas.supernet.training import make_optimizer, set_learning_rate, uniform
+
+SETTINGS = TrainSettings(epochs=3, batch=64, seed=5)
+
+
+def new(space: ChainSpace, sharing: str = "entangled") -> Supernet:
+    torch.manual_seed(0)
+    return Supernet(space, sharing)
+
+
+def small(data: Data, count: int = 200) -> Data:
+    index = torch.arange(count)
+    return Data(**{**vars(data), "train": data.train.take(index), "val": data.val.take(index[:60])})
+
+
+def test_paths_are_a_function_of_seed_and_step(tiny: ChainSpace) -> None:
+    paths = [uniform(tiny, 0, step) for step in range(100)]
+    assert paths == [uniform(tiny, 0, step) for step in range(100)]
+    assert paths != [uniform(tiny, 1, step) for step in range(100)]
+    random.seed(1)
+    assert paths[7] == uniform(tiny, 0, 7)
+
+
+def test_every_option_is_equally_likely() -> None:
+    space = ChoiceSpace([2, 3, 7])
+    drawn = [uniform(space, 0, step)[0] for step in range(6000)]
+    for i, options in enumerate(space.options):
+        counts = Counter(arch[i] for arch in drawn)
+        assert stats.chisquare([counts[gene] for gene in range(options)]).pvalue > 1e-4
+    pairs = Counter(drawn)
+    assert stats.chisquare(list(pairs.values())).pvalue > 1e-4
+    assert len(pairs) == space.size()
+
+
+def test_the_learning_rate_warms_up_and_falls_like_a_cosine() -> None:
+    settings = TrainSettings(lr=0.4, warmup=0.2)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    expected = {0.0: 0.0, 0.1: 0.2, 0.2: 0.4, 0.4: 0.4 * math.cos(math.pi / 8) ** 2, 0.6: 0.2, 1.0: 0.0}
+    for done, lr in expected.items():
+        set_learning_rate(optimizer, settings, done)
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(lr, abs=1e-12)
+
+
+def test_weight_decay_is_for_kernels_and_matrices(tiny: ChainSpace) -> None:
+    supernet = new(tiny)
+    kernels = {part.weight for part in supernet.modules() if isinstance(part, nn.Conv2d | nn.Linear)}
+    decayed, free = make_optimizer(supernet, TrainSettings(weight_decay=1e-3)).param_groups
+    assert set(decayed["params"]) == kernels
+    assert set(free["params"]) == set(supernet.parameters()) - kernels
+    assert (decayed["weight_decay"], free["weight_decay"]) == (1e-3, 0)
+
+
+def test_digits_are_learned(digits: Data, tmp_path: Path) -> None:
+    space = load_space("mobilenet:size=16,channels=1,classes=10,stem=8,widths=8-16,depths=1-1,kernels=3-5,head=32")
+    assert isinstance(space, ChainSpace)
+    train(new(space), digits, TrainSettings(epochs=4, batch=32), tmp_path)
+    metrics = read_metrics(tmp_path)
+    assert [line["epoch"] for line in metrics] == [1, 2, 3, 4]
+    assert metrics[-1]["loss"] < 0.8 * metrics[0]["loss"]
+    assert metrics[-1]["val_accuracy"] > 0.5
+
+
+def test_an_interrupted_training_ends_in_the_same_bits(tiny: ChainSpace, digits: Data, tmp_path: Path) -> None:
+    data = small(digits)
+    whole, first, second = new(tiny), new(tiny), Supernet(tiny)
+    train(whole, data, SETTINGS, tmp_path / "whole")
+
+    def stop(done: float, total: float, text: str) -> None:
+        if done == total - 1:  # in the last epoch
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(first, data, SETTINGS, tmp_path / "cut", stop)
+    assert len(read_metrics(tmp_path / "cut")) == 2
+    train(second, data, SETTINGS, tmp_path / "cut")
+    assert weights_fingerprint(second) == weights_fingerprint(whole) != weights_fingerprint(first)
+    with_seconds = [read_metrics(tmp_path / run) for run in ("whole", "cut")]
+    bare = [[{**line, "seconds": 0} for line in lines] for lines in with_seconds]
+    assert bare[0] == bare[1]
+
+
+def test_progress_ends_at_its_total(tiny: ChainSpace, digits: Data, tmp_path: Path) -> None:
+    seen: list[tuple[float, float]] = []
+    train(
+        new(tiny), small(digits), TrainSettings(epochs=2), tmp_path, lambda done, total, _: seen.append((done, total))
+    )
+    assert seen == [(step, 6) for step in range(1, 7)]
+
+
+def test_options_off_the_path_keep_their_weights(digits: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    space = load_space("mobilenet:size=16,channels=1,classes=10,stem=4,widths=4,depths=2,head=8")
+    assert isinstance(space, ChainSpace)
+    path: Arch = (1, 4)
+    monkeypatch.setitem(train.__globals__["SAMPLING"], "uniform", lambda *_: [path])
+    monkeypatch.setitem(train.__globals__, "probe_accuracy", lambda *_: 0.0)
+    supernet = new(space, "blocks")
+    before = {name: tensor.clone() for name, tensor in supernet.state_dict().items()}
+    train(supernet, small(digits), TrainSettings(epochs=1), tmp_path)
+    changed = {name for name, tensor in supernet.state_dict().items() if not torch.equal(tensor, before[name])}
+    on_path = {id(part) for module in supernet.path(path) for part in module.modules()}
+    expected = {
+        f"{name}.{key}"
+        for name, part in supernet.named_modules()
+        if id(part) in on_path and not list(part.children())
+        for key in part.state_dict()
+    }
+    assert changed == expected
+
+
+def test_a_loss_that_is_no_number_names_step_and_path(tiny: ChainSpace, digits: Data, tmp_path: Path) -> None:
+    settings = TrainSettings(epochs=2, lr=1e30, clip_norm=1e30, warmup=0.4)
+    with pytest.raises(FaultError, match=r"the loss is nan at step \d on path \(\d, \d, \d\); .* smaller --lr"):
+        train(new(tiny), small(digits), settings, tmp_path)
+    assert not (tmp_path / CHECKPOINT).exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"epochs": 0}, "epochs=0 must be positive"),
+        ({"lr": -0.1}, "lr=-0.1 must be positive"),
+        ({"sampling": "unform"}, "unknown sampling 'unform'; did you mean uniform?"),
+    ],
+)
+def test_settings_are_checked(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        TrainSettings(**settings)  # type: ignore[arg-type]
+
+
+def test_a_batch_larger_than_the_data_is_named(tiny: ChainSpace, digits: Data, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="digits has 200 training images, fewer than a batch of 256"):
+        train(new(tiny), small(digits), TrainSettings(batch=256), tmp_path)
+
+
+# ---- what a run leaves
+
+
+def saved(space: ChainSpace, folder: Path) -> Supernet:
+    supernet = new(space)
+    save_checkpoint(folder, supernet, make_optimizer(supernet, SETTINGS), epoch=2)
+    return supernet
+
+
+def test_a_checkpoint_restores_weights_and_epoch(tiny: ChainSpace, tmp_path: Path) -> None:
+    supernet, other = saved(tiny, tmp_path), Supernet(tiny)
+    assert load_checkpoint(tmp_path, other, make_optimizer(other, SETTINGS)) == 2
+    assert weights_fingerprint(other) == weights_fingerprint(supernet)
+
+
+def test_a_checkpoint_cut_short_is_named(tiny: ChainSpace, tmp_path: Path) -> None:
+    supernet, path = saved(tiny, tmp_path), tmp_path / CHECKPOINT
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(InputError, match=r"checkpoint\.pt is not a checkpoint of this run"):
+        load_checkpoint(tmp_path, supernet, None)
+
+
+def test_a_checkpoint_of_another_space_is_named(tiny: ChainSpace, tmp_path: Path) -> None:
+    saved(tiny, tmp_path)
+    other = Supernet(load_space("mobilenet:size=16,channels=1,classes=10,widths=4,depths=1"))
+    with pytest.raises(InputError, match=r"checkpoint\.pt is not a checkpoint of this run"):
+        load_checkpoint(tmp_path, other, None)
+
+
+def test_a_checkpoint_with_code_in_it_is_refused(tiny: ChainSpace, tmp_path: Path) -> None:
+    torch.save({"model": Split(torch.zeros(1), torch.zeros(1)), "epoch": 1}, tmp_path / CHECKPOINT)
+    with pytest.raises(InputError, match=r"checkpoint\.pt is not a checkpoint of this run"):
+        load_checkpoint(tmp_path, new(tiny), None)
+
+
+def run_of(space: ChainSpace, folder: Path) -> Run:
+    run = Run(folder, space.spec, "digits", None, "entangled", {"seed": 0}, space.fingerprint())
+    run.save()
+    return run
+
+
+def test_a_run_is_read_as_written(tiny: ChainSpace, tmp_path: Path) -> None:
+    run = run_of(tiny, tmp_path)
+    assert load_run(tmp_path) == run
+
+
+def test_a_damaged_run_is_named(tiny: ChainSpace, tmp_path: Path) -> None:
+    run_of(tiny, tmp_path)
+    path = tmp_path / "run.json"
+    path.write_text(path.read_text().replace('"sharing"', '"sharring"'))
+    with pytest.raises(InputError, match=r"run\.json is damaged \(it lacks 'sharing'\)"):
+        load_run(tmp_path)
+
+
+def test_a_run_gives_back_its_supernet(tiny: ChainSpace, tmp_path: Path) -> None:
+    run_of(tiny, tmp_path)
+    supernet = saved(tiny, tmp_path)
+    found = load_supernet(tmp_path)
+    assert weights_fingerprint(found) == weights_fingerprint(supernet)
+    assert not found.training
+
+
+def test_what_a_folder_lacks_is_named(tiny: ChainSpace, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"is not a training run \(it has no run\.json\): make one with hwnas train"):
+        load_supernet(tmp_path)
+    run_of(tiny, tmp_path)
+    with pytest.raises(InputError, match="has no checkpoint yet"):
+        load_supernet(tmp_path)
+
+
+def test_a_space_that_changed_since_is_named(tiny: ChainSpace, tmp_path: Path) -> None:
+    Run(tmp_path, tiny.spec, "digits", None, "entangled", {}, "0123456789abcdef").save()
+    with pytest.raises(MismatchError, match=r"0123456789abcdef, now .*: train it anew"):
+        load_supernet(tmp_path)
