@@ -50,7 +50,9 @@ class ChainSpace(ChoiceSpace):
         """Put `block` behind an input of `shape` (channels, pixels); the shape of its output."""
         layer = _layer(block, *shape)
         if block.stride > 1 and layer.in_size < block.stride:
-            raise InputError(f"an input of {self.recipe.sizes} px is too small for {self}: nothing is left at {layer}")
+            raise InputError(
+                f"an input of {min(self.recipe.sizes)} px is too small for {self}: nothing is left at {layer}"
+            )
         if layer.op == "identity" and (layer.stride != 1 or layer.out_channels != layer.in_channels):
             raise InputError(f"{self}: at {slot} the shape changes ({layer}): no identity there, say where = 'rest'")
         nodes.append(Node(layer, (len(nodes) - 1,) if nodes else (INPUT,), slot))

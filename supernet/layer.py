@@ -32,8 +32,6 @@ class Layer:
     def __post_init__(self) -> None:
         if isinstance(self.params, Mapping):
             object.__setattr__(self, "params", tuple(sorted(self.params.items())))
-        if isinstance(self.in_channels, tuple) and len(self.in_channels) == 1:
-            object.__setattr__(self, "in_channels", self.in_channels[0])
 
     def __getitem__(self, name: str) -> Value:
         return dict(self.params)[name]

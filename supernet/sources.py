@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import importlib
+import shutil
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -97,10 +98,13 @@ def cifar100(size_px: int, data_dir: Path | None) -> Source:
 def _torchvision(dataset: Callable[..., Any], data_dir: Path | None, remedy: str, val_fraction: float) -> Source:
     """A data set of torchvision's, found on disk or downloaded (torchvision shows its progress)."""
     root = data_dir or CACHE
+    new = not root.exists()
     try:
         parts = [dataset(root, train=train, download=True) for train in (True, False)]
     except (OSError, RuntimeError) as error:  # URLError is an OSError
         name = getattr(dataset, "__name__", str(dataset))
+        if new:
+            shutil.rmtree(root, ignore_errors=True)
         raise InputError(f"{name} is not in {root} and can't be downloaded ({error}): {remedy}") from error
     train, test = (_as_split(np.asarray(part.data), part.targets) for part in parts)
     return Source(train, test, tuple(parts[0].classes), flip=True, val_fraction=val_fraction)

@@ -260,7 +260,7 @@ def _parse_item(text: str, like: Any) -> Any:
     if isinstance(like, tuple):
         return tuple(_parse_item(part, like[0]) for part in text.split("+"))
     if isinstance(like, bool):
-        return bool(("0", "1").index(text))
+        return bool(("0", "1", "false", "true").index(text) % 2)
     if isinstance(like, int):
         value = int(text)
         if value < 0:

@@ -13,10 +13,10 @@ from torch import nn
 
 from hwnas.errors import FaultError
 from hwnas.export import compose, layers_to_onnx, to_onnx
-from hwnas.supernet import Block, ChainSpace, Supernet
-from hwnas.supernet.chain import SKIP
+from hwnas.supernet import ChainSpace, Supernet
 from hwnas.supernet.layer import INPUT, Layer, Node
 from hwnas.supernet.network import run
+from hwnas.supernet.recipe import Choice, Recipe, Stage
 
 Models = dict[Layer, onnx.ModelProto | None]
 
@@ -108,8 +108,8 @@ def test_composing_changes_no_layer(tiny: ChainSpace, models: Models) -> None:
 
 @pytest.mark.parametrize("arch", [(0, 0), (0, 1), (1, 0)])
 def test_skipped_blocks_may_come_first_and_last(arch: tuple[int, int]) -> None:
-    conv = Block("conv", 2, params=(("act", "relu"), ("kernel", 3)))
-    space = ChainSpace((2, 4), (), ((conv, SKIP), (conv, SKIP)), ())
+    options = (Choice("conv", (("act", ("relu",)), ("kernel", (3,)))), Choice("identity"))
+    space = ChainSpace(Recipe(2, (4,), 2, (), (Stage((2,), (2,), 1, options),), ()))
     found = compose(space.graph(arch), layers_to_onnx(space, space.layers()))
     onnx.checker.check_model(found, full_check=True)
     x = torch.randn(1, 2, 4, 4)

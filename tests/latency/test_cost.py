@@ -10,8 +10,8 @@ from torch import nn
 
 from hwnas.latency import analytic_cost, flops, memory, params
 from hwnas.latency.cost import layer_cost
-from hwnas.supernet import AdditiveCost, Block, ChainSpace, Layer, Supernet, load_space
-from hwnas.supernet.chain import SKIP
+from hwnas.supernet import AdditiveCost, ChainSpace, Layer, Supernet, load_space
+from hwnas.supernet.recipe import Block, Choice, Recipe, Stage
 
 
 def mbconv(width: int, out: int, size: int, stride: int, expansion: int, kernel: int, se: int) -> Layer:
@@ -38,7 +38,7 @@ def test_mbconv_by_formula(tiny: ChainSpace, stride: int, kernel: int, expansion
 def test_stem_and_head_by_formula(tiny: ChainSpace) -> None:
     stem = layer_cost(tiny, Layer("conv", 3, 8, 15, 2, (("act", "relu"), ("kernel", 3))))
     assert (stem.flops, stem.params) == (8 * 8 * 9 * 3 * 8, 9 * 3 * 8 + 16)
-    head = layer_cost(tiny, Layer("head", 8, 10, 4, 0, (("act", "relu"), ("width", 32))))
+    head = layer_cost(tiny, Layer("head", 8, 10, 4, 0, (("act", "relu"), ("hidden", 32))))
     assert (head.flops, head.params) == (16 * 8 * 32 + 320, 8 * 32 + 64 + 330)
 
 
@@ -63,10 +63,9 @@ def test_flops_grow_with_the_square_of_the_side() -> None:
 
 
 def test_memory_of_a_chain_by_hand() -> None:
-    relu, wide = (("act", "relu"), ("kernel", 3)), (("act", "relu"), ("width", 16))
-    space = ChainSpace(
-        (1, 16), (Block("conv", 4, 1, relu),), ((Block("conv", 8, 2, relu),),), (Block("head", 10, 0, wide),)
-    )
+    relu, wide = (("act", "relu"), ("kernel", 3)), (("act", "relu"), ("hidden", 16))
+    stage = Stage((8,), (1,), 2, (Choice("conv", (("act", ("relu",)), ("kernel", (3, 5)))),))
+    space = ChainSpace(Recipe(1, (16,), 10, (Block("conv", 4, 1, relu),), (stage,), (Block("head", 10, 0, wide),)))
     stem, middle, head = 1 * 256 + 4 * 256, 4 * 256 + 8 * 64, 8 * 64 + 16 * 64
     assert memory(space, (0,)) == 4 * max(stem, middle, head)
 
@@ -82,15 +81,16 @@ def test_a_layer_without_kernels_still_holds_its_output() -> None:
         def build(self, layer: Layer) -> nn.Module:
             return nn.AvgPool2d(1) if layer.op == "pool" else super().build(layer)
 
-    space = Pooled((2, 8), (), ((Block("pool"), SKIP),), ())
+    space = Pooled(Recipe(2, (8,), 2, (), (Stage((2,), (1,), 1, (Choice("pool"), Choice("identity"))),), ()))
     assert memory(space, (0,)) == 4 * 2 * 64 * 2
     assert memory(space, (1,)) == 4 * 2 * 64
 
 
 def test_a_skipped_block_moves_no_peak() -> None:
     conv = Block("conv", 8, 1, (("act", "relu"), ("kernel", 3)))
-    tail = (Block("head", 2, 0, (("act", "relu"), ("width", 4))),)
-    space = ChainSpace((1, 8), (conv,), ((conv, SKIP),), tail)
+    tail = (Block("head", 2, 0, (("act", "relu"), ("hidden", 4))),)
+    options = (Choice("conv", (("act", ("relu",)), ("kernel", (3,)))), Choice("identity"))
+    space = ChainSpace(Recipe(1, (8,), 2, (conv,), (Stage((8,), (1,), 1, options),), tail))
     assert memory(space, (0,)) == 4 * 64 * 16
     assert memory(space, (1,)) == 4 * 64 * 12  # the head's: 8 channels in, 4 out
     assert params(space, (0,)) - params(space, (1,)) == 8 * 8 * 9 + 16

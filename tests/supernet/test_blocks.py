@@ -66,7 +66,7 @@ def test_the_input_is_added_only_where_shapes_allow(out: int, stride: int, resid
         Layer("conv", 3, 5, 9, 1, {"kernel": 7, "act": "none"}),  # type: ignore[arg-type]
         mbconv(3, 5, 2, kernel=7),
         Layer("identity", 3, 3, 9),
-        Layer("head", 3, 10, 9, 0, {"width": 6, "act": "hswish"}),  # type: ignore[arg-type]
+        Layer("head", 3, 10, 9, 0, {"hidden": 6, "act": "hswish"}),  # type: ignore[arg-type]
     ],
     ids=str,
 )

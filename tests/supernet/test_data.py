@@ -12,7 +12,8 @@ import torch
 
 from hwnas.errors import InputError
 from hwnas.supernet import ChainSpace, Data, load_data, load_space
-from hwnas.supernet.data import augment, read_idx, training_batches
+from hwnas.supernet.data import augment, training_batches
+from hwnas.supernet.sources import read_idx
 
 
 def rows(images: torch.Tensor) -> list[bytes]:

@@ -20,27 +20,21 @@ from torchvision.ops import Conv2dNormActivation
 from hwnas.errors import HwnasError, InputError, MissingLayerError
 from hwnas.export import compose, layers_to_onnx, to_onnx
 from hwnas.latency import analytic_cost, flops, memory, params
-from hwnas.supernet import Arch, Block, ChainSpace, ChoiceSpace, Layer, Node, SearchSpace, Supernet
-from hwnas.supernet.chain import SKIP
+from hwnas.supernet import Arch, ChainSpace, ChoiceSpace, Layer, Node, SearchSpace, Supernet
 from hwnas.supernet.layer import INPUT
 from hwnas.supernet.network import run
+from hwnas.supernet.recipe import Block, Choice, Recipe, Stage
 
 CHANNELS, SIZE_PX, CLASSES = 4, 8, 3
-CONV3, CONV5 = (("act", "relu"), ("kernel", 3)), (("act", "relu"), ("kernel", 5))
+CONV3 = (("act", "relu"), ("kernel", 3))
 STEM = Layer("conv", 1, CHANNELS, SIZE_PX, params=CONV3)
-HEAD = Layer("head", CHANNELS, CLASSES, SIZE_PX, 0, (("act", "relu"), ("width", 8)))
+HEAD = Layer("head", CHANNELS, CLASSES, SIZE_PX, 0, (("act", "relu"), ("hidden", 8)))
 
 
 def chain() -> ChainSpace:
-    return ChainSpace(
-        (1, SIZE_PX),
-        (Block("conv", CHANNELS, params=CONV3),),
-        (
-            (Block("conv", 6, 2, CONV3), Block("conv", 6, 2, CONV5)),
-            (Block("conv", 6, 1, CONV3), Block("conv", 6, 1, CONV5), SKIP),
-        ),
-        (Block("head", CLASSES, 0, HEAD.params),),
-    )
+    options = (Choice("conv", (("act", ("relu",)), ("kernel", (3, 5)))), Choice("identity", where="rest"))
+    stem, tail = Block("conv", CHANNELS, params=CONV3), Block("head", CLASSES, 0, HEAD.params)
+    return ChainSpace(Recipe(1, (SIZE_PX,), CLASSES, (stem,), (Stage((6,), (2,), 2, options),), (tail,)))
 
 
 class Add(nn.Module):

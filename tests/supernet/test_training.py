@@ -28,6 +28,7 @@ from hwnas.supernet import (
 )
 from hwnas.supernet.checkpoint import CHECKPOINT, load_checkpoint, read_metrics, save_checkpoint, weights_fingerprint
 from hwnas.supernet.data import Split
+from hwnas.supernet.spaces import space_record
 from hwnas.supernet.training import make_optimizer, set_learning_rate, uniform
 
 SETTINGS = TrainSettings(epochs=3, batch=64, seed=5)
@@ -198,7 +199,7 @@ def test_a_checkpoint_with_code_in_it_is_refused(tiny: ChainSpace, tmp_path: Pat
 
 
 def run_of(space: ChainSpace, folder: Path) -> Run:
-    run = Run(folder, space.spec, "digits", None, "entangled", {"seed": 0}, space.fingerprint())
+    run = Run(folder, space_record(space), {"spec": "digits"}, None, "entangled", {"seed": 0})
     run.save()
     return run
 
@@ -233,6 +234,7 @@ def test_what_a_folder_lacks_is_named(tiny: ChainSpace, tmp_path: Path) -> None:
 
 
 def test_a_space_that_changed_since_is_named(tiny: ChainSpace, tmp_path: Path) -> None:
-    Run(tmp_path, tiny.spec, "digits", None, "entangled", {}, "0123456789abcdef").save()
-    with pytest.raises(MismatchError, match=r"0123456789abcdef, now .*: train it anew"):
+    record = {**space_record(tiny), "fingerprint": "0123456789abcdef"}
+    Run(tmp_path, record, {"spec": "digits"}, None, "entangled", {}).save()
+    with pytest.raises(MismatchError, match=r"0123456789abcdef, now .*: make it anew"):
         load_supernet(tmp_path)
