@@ -15,7 +15,7 @@ import torch
 from .devices import Device, Job, load_device
 from .errors import InputError, MismatchError, unknown_name
 from .export import Certificate, Latency, certify, to_onnx
-from .files import check_target, digest, write_bytes, write_json
+from .files import check_target, digest, exclusive, write_bytes, write_json
 from .latency import LatencyTable, Validation, analytic_cost
 from .latency import profile as profile_device
 from .latency import validate as validate_table
@@ -69,21 +69,27 @@ def train(
     run = Run(out, space_record(loaded), data_record(images), folder, sharing, asdict(settings))
     torch.manual_seed(settings.seed)
     supernet = Supernet(loaded, sharing)
-    if not (out / CHECKPOINT).exists():  # a run without a finished epoch has nothing to lose
-        run.save()
-    elif not resume:
-        raise InputError(f"{out} holds a run already: add --resume to continue it, or name another folder")
-    check_same(load_run(out), run)
-    train_supernet(supernet, images, settings, out, progress)
+    with exclusive(out):
+        if not (out / CHECKPOINT).exists():  # a run without a finished epoch has nothing to lose
+            run.save()
+        elif not resume:
+            raise InputError(f"{out} holds a run already: add --resume to continue it, or name another folder")
+        check_same(load_run(out), run)
+        train_supernet(supernet, images, settings, out, progress)
     return run
 
 
 def check_same(old: Run, new: Run) -> None:
     """InputError where a training that is continued was begun with other settings."""
-    before, now = (
-        {**vars(run), **run.train, "space": run.space["spec"], "data": run.data["spec"]} for run in (old, new)
-    )
-    names = [name for name in now if name not in ("train", "folder") and before[name] != now[name]]
+
+    def settings(run: Run) -> dict[str, Any]:
+        made_of = {
+            name: f"{it['spec']} ({it['fingerprint']})" for name, it in (("space", run.space), ("data", run.data))
+        }
+        return {**made_of, "sharing": run.sharing, **run.train}
+
+    before, now = settings(old), settings(new)
+    names = [name for name in now if before[name] != now[name]]
     if names:
         changes = ", ".join(f"{name} {before[name]} -> {now[name]}" for name in names)
         raise InputError(f"{old.folder} was begun with other settings ({changes}): give the same, or a new folder")
@@ -100,7 +106,8 @@ def run_data(run: Run, space: SearchSpace) -> Data:
 
 def space_of(text: str) -> SearchSpace:
     """The space that a SPACE or the folder of a RUN names."""
-    return load_run(Path(text)).load_space() if Path(text).is_dir() or "/" in text else load_space(text)
+    is_run = Path(text).is_dir() or ("/" in text and not text.endswith(".toml"))
+    return load_run(Path(text)).load_space() if is_run else load_space(text)
 
 
 def profile(
@@ -115,8 +122,9 @@ def profile(
     samples = out.with_name(out.name + ".samples")
     if samples.exists() and not resume:
         raise InputError(f"{samples} holds an unfinished profile: add --resume to continue it, or remove it")
-    table = profile_device(loaded, where, samples, seed=seed, progress=progress)
-    table.save(out)
+    with exclusive(samples):
+        table = profile_device(loaded, where, samples, seed=seed, progress=progress)
+        table.save(out)
     shutil.rmtree(samples)
     return table
 

@@ -83,21 +83,18 @@ class Recipe:
     tail: tuple[Block, ...]
 
     def __post_init__(self) -> None:
-        numbers = {"channels": [self.channels], "size": self.sizes, "classes": [self.classes]}
-        numbers |= {"stride": [stage.stride for stage in self.stages]}
-        numbers |= {"width": [width for stage in self.stages for width in stage.widths]}
-        numbers |= {"depth": [depth for stage in self.stages for depth in stage.depths]}
-        numbers["width"] += [block.out_channels for block in self.stem]
-        for name, values in numbers.items():
-            for value in values:
-                if value < 1:
-                    raise InputError(f"{name} is {value}; it must be at least 1")
-        blocks = [*self.stem, *self.tail]
-        params = [(name, [value]) for block in blocks for name, value in block.params]
-        params += [item for stage in self.stages for choice in stage.options for item in choice.params]
-        for name, choices in params:
-            for value in choices:
-                _check_param(name, value)
+        sizes = [("channels", self.channels), ("classes", self.classes), *(("size", size) for size in self.sizes)]
+        sizes += [("width", block.out_channels) for block in self.stem]
+        params = [item for block in (*self.stem, *self.tail) for item in block.params]
+        for stage in self.stages:
+            sizes += [("stride", stage.stride), *(("width", width) for width in stage.widths)]
+            sizes += [("depth", depth) for depth in stage.depths]
+            params += [(name, value) for c in stage.options for name, values in c.params for value in values]
+        for name, number in sizes:
+            if number < 1:
+                raise InputError(f"{name} is {number}; it must be at least 1")
+        for name, value in params:
+            _check_param(name, value)
 
 
 def _check_param(name: str, value: Value) -> None:

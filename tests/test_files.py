@@ -6,13 +6,15 @@ import json
 import math
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import IO, Any
 
 import pytest
 
 from hwnas.errors import FaultError, HwnasError, InputError, MismatchError
-from hwnas.files import check_target, digest, read_json, write_atomic, write_bytes, write_json
+from hwnas.files import check_target, digest, exclusive, read_json, write_atomic, write_bytes, write_json
 
 
 class Stop(BaseException):
@@ -141,3 +143,13 @@ def test_a_read_only_folder_is_no_target(tmp_path: Path) -> None:
 def test_a_digest_tells_parts_apart(other: tuple[Any, ...]) -> None:
     assert digest(*other) != digest("ab", "c")
     assert digest(*other) == digest(*json.loads(json.dumps(other))) if b"ab" not in other else True
+
+
+def test_a_folder_belongs_to_one_process_at_a_time(tmp_path: Path) -> None:
+    program = (
+        f"from pathlib import Path; from hwnas.files import exclusive\nwith exclusive(Path({str(tmp_path)!r})): pass"
+    )
+    with exclusive(tmp_path):
+        other = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert "another process is at work in" in other.stderr
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
