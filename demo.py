@@ -112,7 +112,8 @@ def _show(
     measured = [_measured(row) for row in rows]
     save_chart(search_chart(candidates, measured, "local"), out / "demo.png")
     header, lines = _table(rows)
-    screen = Table(*(Column(name, no_wrap=True, justify="right") for name in header), box=box.SIMPLE)
+    # no padding: the table must fit 80 columns
+    screen = Table(*(Column(name, no_wrap=True, justify="right") for name in header), box=box.SIMPLE, padding=0)
     for line in lines:
         screen.add_row(*line)
     console.print(screen)

@@ -21,6 +21,7 @@ from .latency import profile as profile_device
 from .latency import validate as validate_table
 from .latency.cost import COSTS
 from .latency.profile import device_progress
+from .names import written
 from .progress import Progress, silent
 from .search import Evaluation, EvaluationStore, Problem, SearchResult, StoredAccuracy
 from .search import search as run_search
@@ -45,6 +46,7 @@ from .supernet.evaluation import BN_IMAGES, bn_images, calibrated_subnet, inheri
 from .supernet.recipe import to_toml
 from .supernet.space import Arch
 from .supernet.spaces import space_record
+from .supernet.training import steps_per_epoch
 
 STORE = "evaluations.sqlite"
 VALIDATION_VERSION = 1
@@ -65,6 +67,7 @@ def train(
     check_target(out / RUN)
     loaded = load_space(space)
     images = load_data(data, loaded, settings.seed, data_dir)
+    steps_per_epoch(images, settings)
     folder = str(data_dir.resolve()) if data_dir else None
     run = Run(out, space_record(loaded), data_record(images), folder, sharing, asdict(settings))
     torch.manual_seed(settings.seed)
@@ -368,13 +371,7 @@ def names(kind: str) -> list[tuple[str, str, str]]:
 def _settings(thing: Any) -> str:
     """The settings of a space or device with their defaults, as they are written behind its name."""
     defaults = {name: parameter.default for name, parameter in inspect.signature(thing).parameters.items()}
-    return ",".join(f"{name}={_as_written(value)}" for name, value in defaults.items())
-
-
-def _as_written(value: Any) -> str:
-    if isinstance(value, tuple):
-        return "-".join("+".join(map(str, v)) if isinstance(v, tuple) else str(v) for v in value)
-    return str(value).lower()
+    return ",".join(f"{name}={written(value)}" for name, value in defaults.items())
 
 
 def space_toml(text: str) -> str:

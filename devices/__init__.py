@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
 
-from ..errors import InputError, unknown_name
+from ..errors import unknown_name
+from ..names import parse_settings
 from .device import Device, Job, Measurements, Progress, Sample, Timing
 from .local import LocalDevice
 
@@ -33,14 +33,4 @@ def load_device(text: str) -> Device:
     if kind not in DEVICES:
         raise unknown_name("device", kind, DEVICES)
     device = DEVICES[kind]
-    types = {name: type(default) for name, default in asdict(device()).items()}
-    values: dict[str, Any] = {}
-    for setting in settings.split(",") if settings else []:
-        name, _, value = setting.partition("=")
-        if name not in types:
-            raise unknown_name(f"setting of device {kind}", name, types)
-        try:
-            values[name] = types[name](value)
-        except ValueError:
-            raise InputError(f"device {kind}: {name}={value} is not of type {types[name].__name__}") from None
-    return device(**values)
+    return device(**parse_settings(settings, asdict(device()), f"device {kind}"))

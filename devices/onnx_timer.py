@@ -35,6 +35,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 METHOD = "thread time, fastest of 5 / fastest of 3 + 3, median"  # another one gives other figures
 RUNS = 5
 REFERENCE_RUNS = 3  # before, and as many after
@@ -230,10 +235,12 @@ class Log:
         self.series: defaultdict[str, Series] = defaultdict(Series)
         self.reference_runs_ms: list[float] = []
         self.rounds, self.earlier_s = 0, 0.0
+        self._file = path.open("a", buffering=1)  # line by line: a kill loses nothing that was finished
+        if fcntl is not None:  # a program whose parent was killed may still be in its last round: wait for it
+            fcntl.flock(self._file, fcntl.LOCK_EX)
         for sample in read_samples(path):
             self._count(sample)
             self.rounds, self.earlier_s = sample["round"], sample["seconds"]
-        self._file = path.open("a", buffering=1)  # line by line: a kill loses nothing that was finished
         self._start_s = time.perf_counter()
 
     def seconds(self) -> float:

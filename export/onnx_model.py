@@ -12,7 +12,7 @@ import torch
 from onnx.utils import Extractor
 from torch import nn
 
-from ..errors import FaultError
+from ..errors import FaultError, InputError
 from ..supernet.layer import INPUT, Layer, Node
 from ..supernet.network import evaluating
 from ..supernet.space import SearchSpace
@@ -53,6 +53,9 @@ def to_onnx(
     assert program is not None
     model = program.model_proto
     onnx.checker.check_model(model, full_check=True)
+    written = model.opset_import[0].version
+    if written != opset:
+        raise InputError(f"opset {opset} can't be written: torch's exporter gave {written}; ask for that")
     return model
 
 

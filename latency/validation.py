@@ -105,8 +105,8 @@ def compare(table: LatencyTable, archs: Sequence[Arch], first: Floats, second: F
 
 
 def kendall_tau(a: Floats, b: Floats) -> float:
-    """Rank correlation of two series (n,): tau-b of Kendall (https://doi.org/10.1093/biomet/33.3.239)."""
-    return float(stats.kendalltau(a, b).statistic)
+    """Rank correlation of two series (n,), tau-b (https://doi.org/10.1093/biomet/33.3.239); 0 if one is constant."""
+    return float(np.nan_to_num(stats.kendalltau(a, b).statistic))
 
 
 def wait(seconds: float, progress: Progress) -> None:

@@ -6,7 +6,6 @@ A data set of one's own is a `Source`, or a function that returns one, named as 
 from __future__ import annotations
 
 import gzip
-import importlib
 import shutil
 import zlib
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from ..errors import InputError, unknown_name
+from ..names import import_attribute, is_attribute
 
 CACHE = Path.home() / ".cache" / "hwnas"
 FASHION_MNIST_FOLDERS = (Path("/usr/share/datasets/fashion-mnist"),)
@@ -197,21 +197,9 @@ def load_source(spec: str, size_px: int, data_dir: Path | None) -> Source:
         return DATA[spec](size_px, data_dir)
     if name == "folder" and rest:
         return checked(folder(Path(rest), size_px), spec)
-    if rest and all(part.isidentifier() for part in [*name.split("."), rest]):
-        return checked(import_source(name, rest), spec)
+    if is_attribute(spec):
+        return checked(import_attribute(spec, Source), spec)
     raise unknown_name("data", spec, [*DATA, "folder:PATH", "module:attribute"])
-
-
-def import_source(module: str, attribute: str) -> Source:
-    """The Source that a Python module holds under a name, or that its function returns."""
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"cannot load the data {module}:{attribute}: {error}") from error
-    source = found() if callable(found) else found
-    if not isinstance(source, Source):
-        raise InputError(f"{module}:{attribute} is a {type(source).__name__}, not a hwnas.supernet.Source")
-    return source
 
 
 def checked(source: Source, spec: str) -> Source:

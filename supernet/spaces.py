@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import itertools
 import tomllib
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, MismatchError, unknown_name
+from ..names import import_attribute, is_attribute, parse_settings, written
 from .chain import ChainSpace
 from .layer import Value
 from .recipe import Block, Choice, Recipe, Stage, read_toml, recipe_from, to_toml
@@ -58,8 +58,8 @@ def mobilenet(
     stages = list(itertools.zip_longest(widths, depths, strides[: len(widths)]))
     if not widths or any(None in stage for stage in stages):
         raise InputError(
-            f"mobilenet needs one width, depth and stride per stage; got widths={_words(widths)}, "
-            f"depths={_words(depths)}, strides={'-'.join(map(str, strides))}"
+            f"mobilenet needs one width, depth and stride per stage; got widths={written(widths)}, "
+            f"depths={written(depths)}, strides={written(strides)}"
         )
     families = {
         "mbconv": choice("mbconv", se=se, act=act, expansion=expansions, kernel=kernels),
@@ -117,7 +117,7 @@ def shufflenet(
     https://arxiv.org/abs/1904.00420, table 1. On small images the first strides become 1.
     """
     if len(widths) != len(depths):
-        raise InputError(f"shufflenet needs one depth per width; got {_words(widths)} and {_words(depths)}")
+        raise InputError(f"shufflenet needs one depth per width; got {written(widths)} and {written(depths)}")
     options = (choice("shuffle", kernel=(3, 5, 7), act=("relu",)), choice("xception", act=("relu",)))
     stem_stride, *strides = fit_strides(min(size), [2] * (len(widths) + 1))
     return Recipe(
@@ -145,7 +145,7 @@ def vgg(
     linear layer replace the three of the paper.
     """
     if len(widths) != len(depths):
-        raise InputError(f"vgg needs one depth per width; got {_words(widths)} and {_words(depths)}")
+        raise InputError(f"vgg needs one depth per width; got {written(widths)} and {written(depths)}")
     options = (choice("conv_pool", kernel=kernels, act=("relu",)),)
     strides = fit_strides(min(size), [2] * len(widths))
     return Recipe(
@@ -189,23 +189,13 @@ def load_space(text: str) -> SearchSpace:
         return ChainSpace(read_toml(Path(text)), text)
     name, _, rest = text.partition(":")
     if name in SPACES:
-        return ChainSpace(SPACES[name](**parse_settings(SPACES[name], name, rest)), text)
-    if rest and all(part.isidentifier() for part in [*name.split("."), rest]):
-        return import_space(name, rest)
+        defaults = {key: parameter.default for key, parameter in inspect.signature(SPACES[name]).parameters.items()}
+        return ChainSpace(SPACES[name](**parse_settings(rest, defaults, name)), text)
+    if is_attribute(text):
+        space: SearchSpace = import_attribute(text, SearchSpace)
+        space.spec = text
+        return space
     raise unknown_name("space", name, SPACES)
-
-
-def import_space(module: str, attribute: str) -> SearchSpace:
-    """The SearchSpace that a Python module holds under a name."""
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"cannot load the space {module}:{attribute}: {error}") from error
-    space = found() if callable(found) else found
-    if not isinstance(space, SearchSpace):
-        raise InputError(f"{module}:{attribute} is a {type(space).__name__}, not a SearchSpace")
-    space.spec = f"{module}:{attribute}"
-    return space
 
 
 def space_record(space: SearchSpace) -> dict[str, Any]:
@@ -231,51 +221,3 @@ def recorded_space(record: Mapping[str, Any], source: str) -> SearchSpace:
             f"({record['fingerprint']}, now {space.fingerprint()}): make it anew"
         )
     return space
-
-
-def parse_settings(function: Callable[..., object], name: str, text: str) -> dict[str, Any]:
-    """`size=32,widths=16-24` as the typed arguments of `function`; the defaults' types decide."""
-    known = {key: parameter.default for key, parameter in inspect.signature(function).parameters.items()}
-    settings: dict[str, Any] = {}
-    for item in filter(None, text.split(",")):
-        key, equals, value = item.partition("=")
-        if key not in known:
-            raise unknown_name(f"setting of {name}", key, known)
-        try:
-            if not equals:
-                raise ValueError
-            settings[key] = _parse_value(value, known[key])
-        except ValueError:
-            raise InputError(f"{name}: {item!r} is not a setting; {key} takes {_example(known[key])}") from None
-    return settings
-
-
-def _parse_value(text: str, like: Any) -> Any:
-    if isinstance(like, tuple):
-        return tuple(_parse_item(part, like[0]) for part in text.split("-"))
-    return _parse_item(text, like)
-
-
-def _parse_item(text: str, like: Any) -> Any:
-    if isinstance(like, tuple):
-        return tuple(_parse_item(part, like[0]) for part in text.split("+"))
-    if isinstance(like, bool):
-        return bool(("0", "1", "false", "true").index(text) % 2)
-    if isinstance(like, int):
-        value = int(text)
-        if value < 0:
-            raise ValueError
-        return value
-    return text
-
-
-def _example(default: Any) -> str:
-    if isinstance(default, tuple):
-        nested = isinstance(default[0], tuple)
-        return f"a list such as {_words(default)}" + (" (or 16+24 for a choice)" if nested else "")
-    return {bool: "0 or 1", int: "a whole number"}.get(type(default), "a word")
-
-
-def _words(values: tuple[Any, ...]) -> str:
-    """A list as settings write it: 24-40, or 16+24-40 where a stage has choices."""
-    return "-".join("+".join(map(str, value)) if isinstance(value, tuple) else str(value) for value in values)

@@ -61,9 +61,7 @@ def train(supernet: Supernet, data: Data, settings: TrainSettings, run: Path, pr
     supernet.to(memory_format=torch.channels_last).train()
     optimizer = make_optimizer(supernet, settings)
     first_epoch = load_checkpoint(run, supernet, optimizer)
-    steps = len(data.train) // settings.batch
-    if not steps:
-        raise InputError(f"{data.spec} has {len(data.train)} training images, fewer than a batch of {settings.batch}")
+    steps = steps_per_epoch(data, settings)
     sample_paths = SAMPLING[settings.sampling]
     for epoch in range(first_epoch, settings.epochs):
         started, total_loss = time.perf_counter(), 0.0
@@ -84,6 +82,13 @@ def train(supernet: Supernet, data: Data, settings: TrainSettings, run: Path, pr
         val_accuracy = probe_accuracy(supernet, data, settings.seed)
         save_checkpoint(run, supernet, optimizer, epoch + 1)
         append_metrics(run, epoch + 1, loss=total_loss / steps, val_accuracy=val_accuracy, seconds=seconds)
+
+
+def steps_per_epoch(data: Data, settings: TrainSettings) -> int:
+    """Whole batches in the training images; InputError where there is none."""
+    if len(data.train) < settings.batch:
+        raise InputError(f"{data.spec} has {len(data.train)} training images, fewer than a batch of {settings.batch}")
+    return len(data.train) // settings.batch
 
 
 def make_optimizer(supernet: nn.Module, settings: TrainSettings) -> torch.optim.SGD:

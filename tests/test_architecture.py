@@ -16,7 +16,7 @@ import hwnas
 
 ROOT = Path(__file__).resolve().parents[1]
 NOT_PACKAGED = {"tests", "benchmarks", "docs", "scripts", "build", "dist"}
-EVERYWHERE = {"errors", "files", "progress"}
+EVERYWHERE = {"errors", "files", "names", "progress"}
 FOLDERS = {"supernet", "devices", "latency", "search", "export", "report"}
 MAY_IMPORT = {
     "supernet": set(),
