@@ -93,7 +93,10 @@ COSTS: dict[str, Callable[[SearchSpace, Sequence[int]], int]] = {
 
 
 def analytic_cost(space: SearchSpace, name: str) -> Cost:
-    """`flops`, `params` or `memory` as a cost for a search: additive where it is a sum over genes."""
+    """`flops`, `params` or `memory` as a cost for a search: additive where it is a sum over genes.
+
+    Memory is a maximum over layers: it never is, even where one layer always has the peak.
+    """
     price = COSTS[name]
-    exact = additive(space, lambda arch: float(price(space, arch)))
+    exact = None if name == "memory" else additive(space, lambda arch: float(price(space, arch)))
     return exact or (lambda archs: np.array([price(space, arch) for arch in archs], dtype=float))

@@ -24,8 +24,8 @@ class Reach:
             low, high = self.ranges[name]
             if limit < low <= high:
                 raise InfeasibleError(
-                    f"limit {name}={limit:g} is out of reach: architectures of {self.problem.space} cost "
-                    f"{low:.4g} to {high:.4g}; ask for at least {_rounded_up(low):.4g}"
+                    f"limit {name}={_text(limit)} is out of reach: architectures of {self.problem.space} cost "
+                    f"{_text(low)} to {_text(high)}; ask for at least {_text(_rounded_up(low))}"
                 )
 
     def note(self, priced: Sequence[Evaluation]) -> None:
@@ -43,9 +43,9 @@ class Reach:
         space = self.problem.space
         if self.nearest is None:
             return InfeasibleError(f"the strategy proposes no architecture of {space}: try another")
-        limits = ", ".join(f"{name}={limit:g}" for name, limit in self.problem.limits.items())
-        known = ", ".join(f"{name} from {low:.4g} to {high:.4g}" for name, (low, high) in self.ranges.items())
-        nearest = ", ".join(f"{name}={self.nearest.costs[name]:.4g}" for name in self.problem.limits)
+        limits = ", ".join(f"{name}={_text(limit)}" for name, limit in self.problem.limits.items())
+        known = ", ".join(f"{name} from {_text(low)} to {_text(high)}" for name, (low, high) in self.ranges.items())
+        nearest = ", ".join(f"{name}={_text(self.nearest.costs[name])}" for name in self.problem.limits)
         return InfeasibleError(
             f"{none_of} {space} keeps {limits}; known range: {known}; nearest: {nearest}; raise the limits"
         )
@@ -54,6 +54,11 @@ class Reach:
 def _range(cost: Callable[..., object]) -> tuple[float, float]:
     """The exact range of a cost, or the empty range where that is not known beforehand."""
     return cost.bounds() if isinstance(cost, AdditiveCost) else (math.inf, -math.inf)
+
+
+def _text(value: float) -> str:
+    """A cost as people read it: 14,336, or four digits of a small one."""
+    return f"{value:,.0f}" if value >= 1e4 else f"{value:.4g}"
 
 
 def _rounded_up(value: float) -> float:

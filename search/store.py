@@ -88,7 +88,7 @@ class EvaluationStore:
         self.close()
 
     def _open(self) -> None:
-        self._database.execute("PRAGMA journal_mode = WAL")
+        self._write_ahead()
         # No fsync per value: a killed process loses nothing, a power cut the last values at most.
         self._database.execute("PRAGMA synchronous = NORMAL")
         self._database.execute("BEGIN IMMEDIATE")  # of two processes, one creates the table
@@ -103,6 +103,20 @@ class EvaluationStore:
                     f"{self.path} has store version {version}, this hwnas reads {VERSION}: "
                     "move the file away to start a new one"
                 )
+
+    def _write_ahead(self) -> None:
+        """Switch the file to write-ahead logging; SQLite does not wait by itself while another process does so."""
+        give_up = time.monotonic() + WAIT_SECONDS
+        while True:
+            try:
+                self._database.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                    raise
+                if time.monotonic() > give_up:
+                    raise
+                time.sleep(0.02)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
