@@ -25,13 +25,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+RESTLESS = 0.1  # from this half width of a layer's interval on, the user is told
 STOPPED = 130  # the exit status after Ctrl-C
+AFTER_STOP = {
+    **dict.fromkeys(("train", "profile", "search"), "what is finished is kept: the same command with --resume goes on"),
+    "demo": "what is finished is kept: the same command goes on",
+}
 console = Console(highlight=False, markup=False, soft_wrap=True)
 
 SpaceOption = Annotated[str, typer.Option("--space", help="A space (mobilenet:size=32), or the folder of a run.")]
 RunOption = Annotated[Path, typer.Option("--run", help="The folder of a trained supernet.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="Where to measure: local, local:threads=2.")]
-SeedOption = Annotated[int, typer.Option("--seed", help="Everything random follows from it.")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Everything random follows from it.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Continue what was interrupted.")]
 
 
@@ -80,14 +85,12 @@ def train(
 ) -> None:
     """Train a supernet by uniform single-path sampling."""
     from . import workflows
-    from .supernet.checkpoint import read_metrics
-    from .supernet.training import TrainSettings
 
     given: dict[str, Any] = {"epochs": epochs, "batch": batch, "lr": lr, "sampling": sampling, "seed": seed}
-    settings = TrainSettings(**{name: value for name, value in given.items() if value is not None})
+    settings = workflows.TrainSettings(**{name: value for name, value in given.items() if value is not None})
     with bar("training") as progress:
-        workflows.train(space, data, out, settings, sharing, data_dir, resume, progress)
-    last = read_metrics(out)[-1]
+        run = workflows.train(space, data, out, settings, sharing, data_dir, resume, progress)
+    last = workflows.last_metrics(run)
     console.print(
         f"{out}: {int(last['epoch'])} epochs, loss {last['loss']:.3f}, "
         f"validation accuracy of random subnets {last['val_accuracy']:.4f}"
@@ -115,6 +118,11 @@ def profile(
         f"{out}: {measured} layers on {table.name}, calibrated by {len(table.calibration.networks)} networks, "
         f"interval +-{table.calibration.margin:.1%}"
     )
+    widest = max((e.high - e.low) / 2 / e.ms for e in table.entries.values() if e.rounds)
+    if widest > RESTLESS:
+        console.print(
+            f"the machine was restless: a layer is known to +-{widest:.0%} only; profile again when it is quiet"
+        )
     if table.cost:
         low, high = table.cost.bounds()
         console.print(f"networks of {table.space} take {low:.4g} to {high:.4g} ms (a factor {high / low:.1f})")
@@ -222,14 +230,14 @@ def list_names(
     show: Annotated[str | None, typer.Option(help="Print this space as TOML, a start for one of your own.")] = None,
 ) -> None:
     """List the names that the other commands know."""
-    from . import workflows
+    from . import listing
 
     if show is not None:
         if kind != "spaces":
             raise InputError(f"--show prints a space: hwnas list spaces --show {show}")
-        print(workflows.space_toml(show), end="")
+        print(listing.space_toml(show), end="")
         return
-    for name, words, settings in workflows.names(kind):
+    for name, words, settings in listing.names(kind):
         console.print(f"{name:16} {words}")
         if settings:
             console.print(f"{'':16} {name}:{settings}")
@@ -237,6 +245,7 @@ def list_names(
 
 def main() -> None:
     """Run a command; an error is one line on stderr and an exit status, never a traceback."""
+    sys.path.append("")  # where a user's own module:attribute lies
     sys.exit(run(sys.argv[1:]))
 
 
@@ -256,7 +265,8 @@ def run(arguments: Sequence[str]) -> int:
         reason = f"{type(error).__name__}: {error}"
         return fail(f"a fault in hwnas itself, {reason} (HWNAS_TRACEBACK=1 shows where)", 1)
     if status == STOPPED:  # some versions of typer turn Ctrl-C into this status
-        return fail("stopped; what is finished is kept: the same command with --resume goes on", STOPPED)
+        command = arguments[0] if arguments else ""
+        return fail(f"stopped; {AFTER_STOP.get(command, 'nothing was written')}", STOPPED)
     return status if isinstance(status, int) else 0
 
 

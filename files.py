@@ -88,15 +88,28 @@ def exclusive(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def check_target(path: Path) -> None:
-    """InputError where no file can be written to `path`: said before hours of work, not after."""
-    if path.is_dir():
-        raise InputError(f"{path} is a folder: name a file to write")
+def check_target(path: Path, kind: str = "") -> None:
+    """InputError where no file can be written to `path`, or one of another kind would be lost.
+
+    Said before hours of work, not after. `kind` is the format that will be written there.
+    """
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is {'a folder' if path.is_dir() else 'no plain file'}: name a file to write")
+    if kind and path.exists() and (other := _format(path)) != f"hwnas.{kind}":
+        raise InputError(f"{path} would be overwritten, but it is no {kind} file (its format: {other}): name another")
     parent = next(folder for folder in path.absolute().parents if folder.exists())
     if not parent.is_dir():
         raise InputError(f"cannot write {path}: {parent} is not a folder; name another place")
     if not os.access(parent, os.W_OK):
         raise InputError(f"cannot write {path}: no right to write in {parent}; name another place")
+
+
+def _format(path: Path) -> str:
+    try:
+        data = json.loads(path.read_bytes())
+        return str(data.get("format", "unknown"))
+    except (ValueError, OSError, AttributeError):
+        return "unknown"
 
 
 def digest(*parts: object) -> str:

@@ -20,9 +20,10 @@ def import_attribute(text: str, kind: type) -> Any:
     module, _, attribute = text.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)
-        found = found if isinstance(found, kind) else found()
-    except (ImportError, AttributeError, TypeError) as error:
-        raise InputError(f"cannot load {text} as a {kind.__name__}: {error}") from error
+        found = found() if callable(found) and not isinstance(found, kind) else found
+    except Exception as error:  # a user's module may raise anything
+        reason = f"{type(error).__name__}: {error}"
+        raise InputError(f"cannot load {text} as a {kind.__name__}: {reason}") from error
     if not isinstance(found, kind):
         raise InputError(f"{text} is a {type(found).__name__}, not a {kind.__name__}")
     return found

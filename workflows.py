@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from .devices import Device, Job, load_device
-from .errors import InputError, MismatchError, unknown_name
+from .errors import FaultError, InputError, MismatchError
 from .export import Certificate, Latency, certify, to_onnx
 from .files import check_target, digest, exclusive, write_bytes, write_json
 from .latency import LatencyTable, Validation, analytic_cost
@@ -21,7 +21,6 @@ from .latency import profile as profile_device
 from .latency import validate as validate_table
 from .latency.cost import COSTS
 from .latency.profile import device_progress
-from .names import written
 from .progress import Progress, silent
 from .search import Evaluation, EvaluationStore, Problem, SearchResult, StoredAccuracy
 from .search import search as run_search
@@ -39,18 +38,16 @@ from .supernet import (
     load_supernet,
 )
 from .supernet import train as train_supernet
-from .supernet.chain import ChainSpace
-from .supernet.checkpoint import CHECKPOINT, RUN, weights_fingerprint
+from .supernet.checkpoint import CHECKPOINT, RUN, read_metrics, weights_fingerprint
 from .supernet.data import data_record
-from .supernet.evaluation import BN_IMAGES, bn_images, calibrated_subnet, inherited_accuracies
-from .supernet.recipe import to_toml
+from .supernet.evaluation import METHOD, bn_images, calibrated_subnet, inherited_accuracies
 from .supernet.space import Arch
 from .supernet.spaces import space_record
 from .supernet.training import steps_per_epoch
 
 STORE = "evaluations.sqlite"
 VALIDATION_VERSION = 1
-SETTABLE = ("spaces", "devices")  # what takes settings behind its name
+SLOWER = 0.1  # from this change of the reference's time on, the user is told
 
 
 def train(
@@ -66,6 +63,8 @@ def train(
     """Train a supernet of `space` on `data` into the folder `out`; with `resume` go on from its checkpoint."""
     check_target(out / RUN)
     loaded = load_space(space)
+    if data.startswith("folder:"):
+        data = f"folder:{Path(data.removeprefix('folder:')).resolve()}"
     images = load_data(data, loaded, settings.seed, data_dir)
     steps_per_epoch(images, settings)
     folder = str(data_dir.resolve()) if data_dir else None
@@ -80,6 +79,11 @@ def train(
         check_same(load_run(out), run)
         train_supernet(supernet, images, settings, out, progress)
     return run
+
+
+def last_metrics(run: Run) -> dict[str, float]:
+    """What the last finished epoch of a run measured."""
+    return read_metrics(run.folder)[-1]
 
 
 def check_same(old: Run, new: Run) -> None:
@@ -102,9 +106,9 @@ def run_data(run: Run, space: SearchSpace) -> Data:
     """The data of a run, split as it was trained; MismatchError where they have changed since."""
     folder = Path(run.data_dir) if run.data_dir else None
     data = load_data(run.data["spec"], space, run.train["seed"], folder)
-    if data_record(data) != run.data:
+    if data_record(data)["fingerprint"] != run.data["fingerprint"]:
         raise MismatchError(f"the images of {data.spec} have changed since {run.folder} was trained: train it anew")
-    return data
+    return replace(data, mean=torch.tensor(run.data["mean"]), std=torch.tensor(run.data["std"]))
 
 
 def space_of(text: str) -> SearchSpace:
@@ -120,15 +124,15 @@ def profile(
 
     Until the table is written, every sample is kept in the folder `out`.samples, where `resume` goes on.
     """
-    check_target(out)
+    check_target(out, "table")
     loaded, where = space_of(space), load_device(device)
     samples = out.with_name(out.name + ".samples")
-    if samples.exists() and not resume:
+    if any(samples.glob("*/samples.jsonl")) and not resume:
         raise InputError(f"{samples} holds an unfinished profile: add --resume to continue it, or remove it")
     with exclusive(samples):
         table = profile_device(loaded, where, samples, seed=seed, progress=progress)
         table.save(out)
-    shutil.rmtree(samples)
+        shutil.rmtree(samples)
     return table
 
 
@@ -143,7 +147,7 @@ def validate(
 ) -> Validation:
     """Compare a table with `nets` whole networks measured now, twice; write the figures to `out`."""
     if out is not None:
-        check_target(out)
+        check_target(out, "validation")
     loaded, where = LatencyTable.load(table), load_device(device)
     loaded.check_space(space_of(space))
     check_device(loaded.device, where)
@@ -186,37 +190,31 @@ def search(
 
     A latency limit holds for the upper end of the predicted interval.
     """
-    check_target(out)
+    check_target(out, "found")
     wanted = parse_limits(limits)
-    trained = load_run(run)
-    supernet = load_supernet(run)
+    trained, supernet = load_run(run), load_supernet(run)
     by_name = load_tables(tables, supernet.space)
     costs = search_costs(supernet.space, by_name, wanted, pareto)
-    weights = weights_fingerprint(supernet)
-    data, bn_seed = run_data(trained, supernet.space), trained.train["seed"]
-    key = digest(weights, trained.data["fingerprint"], bn_seed, BN_IMAGES)
+    data, seen = run_data(trained, supernet.space), trained.train["seed"]
+    images, weights = bn_images(data, seen), weights_fingerprint(supernet)
+    key = digest(weights, trained.data["fingerprint"], trained.space["fingerprint"], seen, METHOD)
     with EvaluationStore(run / STORE) as store:
-        accuracy = StoredAccuracy(store, key, lambda archs: inherited_accuracies(supernet, data, archs, bn_seed))
+        accuracy = StoredAccuracy(store, key, lambda archs: inherited_accuracies(supernet, data, archs, images))
         problem = Problem(supernet.space, accuracy, costs, wanted)
         result = run_search(problem, strategy, budget, seed, _search_progress(progress))
+    best = result.best
+    check_sums(best, supernet.space, by_name)
     found = Found(
-        arch=result.best.arch,
-        description=tuple(str(node.layer) for node in supernet.space.graph(result.best.arch)),
-        accuracy=result.best.accuracy,
-        **_predicted(result.best.arch, supernet.space, by_name),
+        arch=best.arch,
+        description=tuple(str(node.layer) for node in supernet.space.graph(best.arch)),
+        accuracy=best.accuracy,
+        **_predicted(best.arch, supernet.space, by_name),
         limits=wanted,
         space=supernet.space.spec,
         data=data.spec,
         run=str(run.resolve()),
         weights=weights,
-        tables={
-            name: {
-                "path": str(path.resolve()),
-                "device": dict(table.device),
-                "reference_ms": table.reference_ms,
-            }
-            for path, (name, table) in zip(tables, by_name.items(), strict=True)
-        },
+        tables=dict(_table_record(path, table) for path, table in zip(tables, by_name.values(), strict=True)),
         strategy=strategy,
         evaluations=len(result.history),
         reused=accuracy.reused,
@@ -228,14 +226,37 @@ def search(
     return Searched(found, result)
 
 
+def _table_record(path: Path, table: LatencyTable) -> tuple[str, dict[str, Any]]:
+    return table.name, {
+        "path": str(path.resolve()),
+        "device": dict(table.device),
+        "reference_ms": table.reference_ms,
+    }
+
+
+def check_sums(best: Evaluation, space: SearchSpace, tables: Mapping[str, LatencyTable]) -> None:
+    """FaultError where a cost that was searched as a sum over genes is none, so that its limit may not hold."""
+    exact = {name: float(COSTS[name](space, best.arch)) for name in best.costs if name in COSTS}
+    exact |= {name: table.predict(best.arch).high for name, table in tables.items()}
+    for name, value in best.costs.items():
+        if not math.isclose(value, exact[name], rel_tol=1e-6):
+            raise FaultError(
+                f"{name} of {best.arch} is {exact[name]:.6g}, the search had {value:.6g}: in {space} it is no sum "
+                "over genes; let its options return None"
+            )
+
+
 def load_tables(paths: Sequence[Path], space: SearchSpace) -> dict[str, LatencyTable]:
     """The tables by the names of their devices, each made for `space`."""
     tables: dict[str, LatencyTable] = {}
     for path in paths:
         table = LatencyTable.load(path)
         table.check_space(space)
-        if table.name in tables:
-            raise InputError(f"{path} is a second table of {table.name}: give one table per device")
+        if table.name in tables or table.name in COSTS:
+            raise InputError(
+                f"{path} is a second {table.name}: give one table per device, or profile with another name as in "
+                "local:name=other"
+            )
         tables[table.name] = table
     return tables
 
@@ -299,84 +320,76 @@ def export(
     """
     if out.suffix != ".onnx":
         raise InputError(f"--out {out} must end in .onnx; the certificate is written beside it as .json")
-    if out.with_suffix(".json").absolute() == found_file.absolute():
-        raise InputError(f"the certificate of {out} would overwrite {found_file}: give --out another name")
+    proof = out.with_suffix(".json")
     check_target(out)
+    check_target(proof, "certificate")
     found = Found.load(found_file)
-    run = load_run(Path(found.run))
-    supernet = load_supernet(run.folder)
-    if weights_fingerprint(supernet) != found.weights:
-        raise MismatchError(f"{run.folder} was trained on since {found_file} was found in it: search again")
-    supernet.space.check(found.arch)
+    run, supernet = _searched_run(found, found_file)
     data = run_data(run, supernet.space)
     progress(0, 3, "exporting")
     subnet = calibrated_subnet(supernet, found.arch, bn_images(data, run.train["seed"]))
     shape = supernet.space.input_shape(batch or 2)  # torch takes an open size of 1 for a fixed one
     model = to_onnx(subnet, [shape], opset=opset, dynamic_batch=batch is None)
-    latency = {}
+    measured = Measured({}, {}, ())
     if device is not None:
-        progress(1, 3, f"measuring on {device}")
         timed = model if batch == 1 else to_onnx(subnet, [supernet.space.input_shape(1)], opset=opset)
-        latency = measure_exported(found, timed.SerializeToString(), load_device(device))
+        measured = measure_exported(found, timed.SerializeToString(), load_device(device), progress)
     progress(2, 3, "comparing outputs and accuracy")
-    costs = {name: value for name, value in found.costs.items() if name in COSTS}
-    certificate = certify(supernet, found.arch, subnet, model, data, found.weights, found.limits, costs, latency)
+    costs = {name: float(price(supernet.space, found.arch)) for name, price in COSTS.items()}
+    notes = (*measured.notes, *["the latency is that of batch 1"] * (batch != 1 and device is not None))
+    certificate = certify(
+        supernet, found.arch, subnet, model, data, found.weights, found.limits, costs, measured.latency, notes
+    )
+    certificate = replace(certificate, runtime_options={**certificate.runtime_options, **measured.options})
+    proof.unlink(missing_ok=True)  # never a new network beside an old proof
     write_bytes(out, model.SerializeToString())
-    certificate.save(out.with_suffix(".json"))
+    certificate.save(proof)
     return certificate
 
 
-def measure_exported(found: Found, model: bytes, device: Device, progress: Progress = silent) -> dict[str, Latency]:
+def _searched_run(found: Found, source: Path) -> tuple[Run, Supernet]:
+    """The run in which a network was found, unchanged since."""
+    if not (Path(found.run) / RUN).is_file():
+        raise InputError(f"{source} was found in the run {found.run}, which is not there any more: search again")
+    run, supernet = load_run(Path(found.run)), load_supernet(found.run)
+    if weights_fingerprint(supernet) != found.weights:
+        raise MismatchError(f"{run.folder} was trained on since {source} was found in it: search again")
+    supernet.space.check(found.arch)
+    return run, supernet
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The latency of an exported network by device, how it was run there, and what to know about it."""
+
+    latency: Mapping[str, Latency]
+    options: Mapping[str, str]
+    notes: tuple[str, ...]
+
+
+def measure_exported(found: Found, model: bytes, device: Device, progress: Progress = silent) -> Measured:
     """The exported network's latency on `device`, beside what the table promised."""
     if device.name not in found.tables:
         known = ", ".join(found.tables) or "none"
         raise InputError(f"the search knew no table of {device.name} (tables: {known}): search with --table")
     table = found.tables[device.name]
     check_device(table["device"], device)
-    measured = device.measure([Job("network", model)], device_progress(progress)).timings["network"]
+    result = device.measure([Job("network", model)], device_progress(progress))
+    timing = result.timings["network"]
     low, high = found.intervals[device.name]
-    return {
-        device.name: Latency(
-            predicted_ms=found.costs[device.name],
-            low_ms=low,
-            high_ms=high,
-            measured_ms=measured.ratio * table["reference_ms"],
-            raw_ms=measured.raw_ms,
-            limit_ms=found.limits.get(device.name),
-        )
-    }
-
-
-def names(kind: str) -> list[tuple[str, str, str]]:
-    """The built-in spaces, data, devices or strategies: name, first line of documentation, settings."""
-    from .devices import DEVICES
-    from .search import STRATEGIES
-    from .supernet.sources import DATA
-    from .supernet.spaces import SPACES
-
-    kinds: dict[str, Mapping[str, object]] = {
-        "spaces": SPACES,
-        "data": DATA,
-        "devices": DEVICES,
-        "strategies": STRATEGIES,
-    }
-    if kind not in kinds:
-        raise unknown_name("thing to list", kind, kinds)
-    return [
-        (name, (thing.__doc__ or "").strip().splitlines()[0], _settings(thing) if kind in SETTABLE else "")
-        for name, thing in kinds[kind].items()
-    ]
-
-
-def _settings(thing: Any) -> str:
-    """The settings of a space or device with their defaults, as they are written behind its name."""
-    defaults = {name: parameter.default for name, parameter in inspect.signature(thing).parameters.items()}
-    return ",".join(f"{name}={written(value)}" for name, value in defaults.items())
-
-
-def space_toml(text: str) -> str:
-    """A space made of stages as the TOML file that would define it."""
-    space = load_space(text)
-    if not isinstance(space, ChainSpace):
-        raise InputError(f"{space} is written in Python: it has no TOML form")
-    return to_toml(space.recipe)
+    latency = Latency(
+        predicted_ms=found.costs[device.name],
+        low_ms=low,
+        high_ms=high,
+        measured_ms=timing.ratio * table["reference_ms"],
+        raw_ms=timing.raw_ms,
+        limit_ms=found.limits.get(device.name),
+    )
+    notes = []
+    if not result.settled:
+        notes.append(f"{device.name} was restless: its measurement is known to +-{timing.half_width:.1%} only")
+    slower = result.reference_ms / table["reference_ms"] - 1
+    if abs(slower) > SLOWER:
+        notes.append(f"{device.name} now runs {abs(slower):.0%} {'slower' if slower > 0 else 'faster'} than profiled")
+    options = {name: value for name, value in device.fingerprint().items() if name != "name"}
+    return Measured({device.name: latency}, options, tuple(notes))

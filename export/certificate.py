@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -29,7 +30,7 @@ class Latency:
     """One device: what was promised and what was measured on the exported file.
 
     `measured_ms` is relative to the reference network measured beside it, in the table's milliseconds;
-    `raw_ms` is what the clock showed. A limit of None was not asked for.
+    `raw_ms` is without that relation (processor time with one thread). A limit of None was not asked for.
     """
 
     predicted_ms: float
@@ -42,7 +43,10 @@ class Latency:
 
 @dataclass(frozen=True)
 class Certificate:
-    """What was checked on an exported network. `within_limits` is None where a limit could not be measured."""
+    """What was checked on an exported network.
+
+    `sha256` is that of the ONNX file. `within_limits` is None where a limit could not be measured.
+    """
 
     arch: Arch
     space: str
@@ -59,6 +63,7 @@ class Certificate:
     opset: int
     runtime_options: Mapping[str, str]
     weights: str
+    sha256: str = ""
     notes: tuple[str, ...] = field(default=())
 
     def save(self, path: Path) -> None:
@@ -121,6 +126,7 @@ def certify(
     limits: Mapping[str, float],
     costs: Mapping[str, float],
     latency: Mapping[str, Latency],
+    notes: Sequence[str] = (),
 ) -> Certificate:
     """Compare the three forms of a network on real test images, and its costs with the limits.
 
@@ -148,5 +154,6 @@ def certify(
         opset=model.opset_import[0].version,
         runtime_options={"runtime": f"onnxruntime {ort.__version__}", "threads": "1", "optimization": "all"},
         weights=weights,
-        notes=tuple(f"{name} was not measured: export with --device {name}" for name in unknown),
+        sha256=hashlib.sha256(data_bytes).hexdigest(),
+        notes=(*notes, *(f"{name} was not measured: export with --device {name}" for name in unknown)),
     )

@@ -65,7 +65,8 @@ def fit(networks: Sequence[Network], overhead_ms: float) -> Calibration:
     """Scale and offset by ridge regression of relative errors, drawn towards scale 1 and offset 0.
 
     minimise sum_i ((scale * x_i + offset - y_i) / y_i)^2 + RIDGE * n * ((scale - 1)^2 + (offset / mean(y))^2)
-    for sums x and measured y. The margin is Student's 90 % prediction interval of the relative residuals.
+    for sums x and measured y. The margin is Student's 90 % prediction interval
+    of the relative residuals, averaged over the range.
     """
     if len(networks) < 3:
         return Calibration(overhead_ms=overhead_ms, margin=0.1, networks=tuple(networks))
@@ -75,9 +76,9 @@ def fit(networks: Sequence[Network], overhead_ms: float) -> Calibration:
     design = np.vstack([np.stack([x / y, unit / y], axis=1), weight * np.eye(2)])  # (n + 2, 2)
     target = np.concatenate([np.ones(n), [weight, 0.0]])
     (scale, offset), *_ = np.linalg.lstsq(design, target)
-    residuals = (scale * x + offset * unit) / y - 1
-    spread_of_residuals = np.sqrt((residuals**2).sum() / (n - 2) * (1 + 1 / n))
-    margin = max(MIN_MARGIN, float(stats.t.ppf(0.95, n - 2) * spread_of_residuals))
+    residuals = y / (scale * x + offset * unit) - 1  # as fractions of the prediction, as the margin is
+    error = np.sqrt((residuals**2).sum() / (n - 2) * (1 + 2 / n))  # 2 / n: the mean leverage of two parameters
+    margin = max(MIN_MARGIN, float(stats.t.ppf(0.95, n - 2) * error))
     return Calibration(float(scale), float(offset * unit), margin, overhead_ms, tuple(networks))
 
 

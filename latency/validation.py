@@ -62,7 +62,7 @@ def validate(
 ) -> Validation:
     """Measure `nets` networks, spread over the table's range and not used to calibrate it, twice.
 
-    The second measurement starts at least `pause_s` after the first: their difference is the repeat floor,
+    The second measurement starts `pause_s` after the first has ended: their difference is the repeat floor,
     the error that no prediction can go below.
     """
     started = time.perf_counter()
@@ -73,12 +73,11 @@ def validate(
     jobs = network_jobs(table.space, models, archs)
     passes: list[Floats] = []
     for _ in range(2):
-        begun = time.perf_counter()
         found = device.measure(jobs, device_progress(progress))
         ratios = np.array([found.timings[network_name(arch)].ratio for arch in archs])
         passes.append(ratios * table.reference_ms)
         if len(passes) == 1:
-            wait(pause_s - (time.perf_counter() - begun), progress)
+            wait(pause_s, progress)
     return compare(table, archs, passes[0], passes[1], time.perf_counter() - started)
 
 

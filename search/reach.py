@@ -57,8 +57,8 @@ def _range(cost: Callable[..., object]) -> tuple[float, float]:
 
 
 def _text(value: float) -> str:
-    """A cost as people read it: 14,336, or four digits of a small one."""
-    return f"{value:,.0f}" if value >= 1e4 else f"{value:.4g}"
+    """A cost as a limit may be written: 14336, or four digits of a small one."""
+    return f"{value:.0f}" if value >= 1e4 else f"{value:.4g}"
 
 
 def _rounded_up(value: float) -> float:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..errors import InputError
 from .space import Arch, SearchSpace
 
 
@@ -27,6 +28,10 @@ class AdditiveCost:
     def __call__(self, archs: ArrayLike) -> NDArray[np.float64]:
         """Costs of a batch: (n, choices) integers -> (n,)."""
         genes = np.asarray(archs)  # (n, choices)
+        if genes.ndim != 2 or genes.shape[1] != len(self.unary) or (genes.size and genes.min() < 0):
+            raise InputError(
+                f"architectures must be (n, {len(self.unary)}) numbers of options, not {genes.shape} from {genes.min()}"
+            )
         total = np.full(len(genes), self.offset)
         for i, table in enumerate(self.unary):
             total += table[genes[:, i]]

@@ -74,17 +74,19 @@ class MBConv(nn.Module):
 class Shuffle(nn.Module):
     """ShuffleNetV2's unit (https://arxiv.org/abs/1807.11164, figure 3c and d) as SPOS chooses it.
 
-    (B, C_in, S, S) -> (B, C_out, S / stride, S / stride). With stride 1 half of the channels go through the
-    block and half pass by; else both halves come from the whole input. `xception` has three depthwise 3x3
+    (B, C_in, S, S) -> (B, C_out, S / stride, S / stride). Where the shape stays, half of the channels go
+    through the block and half pass by; else both parts come from the whole input. `xception` has three depthwise 3x3
     convolutions instead of one kxk (https://arxiv.org/abs/1904.00420, section 4.1).
     """
 
     def __init__(self, layer: Layer, xception: bool = False) -> None:
         super().__init__()
         width, out, stride = channels(layer), layer.out_channels, layer.stride
-        if out % 2 or (stride == 1 and width != out):
-            raise InputError(f"{layer}: a shuffle block needs an even width, the same as its input's if stride is 1")
-        self.split = stride == 1
+        self.split = stride == 1 and width == out
+        if out % 2 or not (self.split or width < out):
+            raise InputError(
+                f"{layer}: a shuffle block needs an even width, larger than its input's where that changes"
+            )
         passing = out // 2 if self.split else width
         hidden, act = out // 2, activation(layer)
         kernels = (3, 3, 3) if xception else (int(layer["kernel"]),)
@@ -130,7 +132,7 @@ class Resize(nn.Module):
 def conv_pool(layer: Layer) -> nn.Module:
     """Convolution of stride 1, then max pooling by the layer's stride; params: kernel, act."""
     parts = [conv(replace(layer, stride=1))]
-    return nn.Sequential(*parts, nn.MaxPool2d(layer.stride)) if layer.stride > 1 else parts[0]
+    return nn.Sequential(*parts, nn.MaxPool2d(layer.stride, ceil_mode=True)) if layer.stride > 1 else parts[0]
 
 
 def conv(layer: Layer) -> nn.Module:

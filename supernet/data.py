@@ -52,9 +52,20 @@ def load_data(spec: str, space: SearchSpace, seed: int = 0, data_dir: Path | Non
         val = fit(source.val, channels, size_px, spec)
     else:
         train, val = stratified(train, round(source.val_fraction * len(train)), seed)
-    pixels = train.images.double() / 255
-    mean, std = pixels.mean((0, 2, 3)).float(), pixels.std((0, 2, 3)).float().clamp(min=1 / 255)
+    mean, std = moments(train.images)
     return Data(spec, train, val, test, source.classes, source.flip, mean, std)
+
+
+def moments(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and deviation (C,) of uint8 images (N, C, S, S) on the scale 0..1, a part at a time."""
+    total = squares = torch.zeros(images.shape[1], dtype=torch.float64)
+    for part in images.split(1024):
+        scaled = part.double() / 255
+        total, squares = total + scaled.sum((0, 2, 3)), squares + scaled.square().sum((0, 2, 3))
+    count = images.numel() / images.shape[1]
+    mean = total / count
+    variance = (squares / count - mean**2).clamp(min=1 / 255**2)  # a constant channel must not divide by 0
+    return mean.float(), variance.sqrt().float()
 
 
 def data_record(data: Data) -> dict[str, object]:

@@ -15,6 +15,7 @@ from .supernet import Supernet
 
 BN_IMAGES = 2048
 BATCH = 128
+METHOD = f"statistics of {BN_IMAGES} images in batches of {BATCH}"  # other methods, other accuracies
 
 
 def calibrate_bn(module: nn.Module, images: torch.Tensor, batch: int = BATCH) -> None:
@@ -60,9 +61,13 @@ def calibrated_subnet(supernet: Supernet, arch: Arch, images: torch.Tensor) -> n
     return subnet.eval()
 
 
-def inherited_accuracies(supernet: Supernet, data: Data, archs: Iterable[Arch], seed: int) -> Iterator[float]:
-    """Validation accuracy of each architecture with the supernet's weights, one by one."""
-    images = bn_images(data, seed)
+def inherited_accuracies(
+    supernet: Supernet, data: Data, archs: Iterable[Arch], images: torch.Tensor
+) -> Iterator[float]:
+    """Validation accuracy of each architecture with the supernet's weights, one by one.
+
+    `images` (N, C, S, S) are those of `bn_images`, on which statistics are re-estimated.
+    """
     for arch in archs:
         yield accuracy(calibrated_subnet(supernet, arch, images), data, data.val)
 
@@ -71,4 +76,4 @@ def probe_accuracy(supernet: Supernet, data: Data, seed: int, count: int = 2) ->
     """Mean validation accuracy of a few architectures fixed by `seed`: how the training is doing."""
     rng = random.Random(seed)
     archs = [supernet.space.sample(rng) for _ in range(count)]
-    return sum(inherited_accuracies(supernet, data, archs, seed)) / count
+    return sum(inherited_accuracies(supernet, data, archs, bn_images(data, seed))) / count

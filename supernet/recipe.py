@@ -68,6 +68,9 @@ class Stage:
         """The options of the block at `position`."""
         stride = self.stride if position == 0 else 1
         found = [block for choice in self.options for block in choice.blocks(position)]
+        if len(set(found)) < len(found):
+            twice = next(block for block in found if found.count(block) > 1)
+            raise InputError(f"{twice.op} {dict(twice.params)} is listed twice: an option must be given once")
         return tuple(replace(block, stride=stride) for block in found)
 
 
@@ -100,6 +103,8 @@ class Recipe:
 def _check_param(name: str, value: Value) -> None:
     """InputError unless a block's parameter has a value that makes sense."""
     number = isinstance(value, int) and not isinstance(value, bool)
+    if not isinstance(value, int | float | str):
+        raise InputError(f"{name} is {value!r}; a number or a word was expected")
     if name == "act":
         if value not in ACTIVATIONS:
             raise unknown_name("act", str(value), ACTIVATIONS)
@@ -127,9 +132,9 @@ def recipe_from(data: Mapping[str, Any], source: str) -> Recipe:
     """A recipe from the tables of a TOML file."""
     _check_keys(data, {"channels", "size", "classes", "stem", "stage", "tail"}, source)
     classes = _number(data["classes"], f"{source}: classes")
-    stem = tuple(_block(item, f"{source}: stem {i}") for i, item in enumerate(data["stem"], 1))
-    tail = tuple(_block({"width": classes, **item}, f"{source}: tail {i}") for i, item in enumerate(data["tail"], 1))
-    stages = tuple(_stage(item, f"{source}: stage {i}") for i, item in enumerate(data["stage"], 1))
+    stem = tuple(_block(item, where) for item, where in _tables(data["stem"], f"{source}: stem"))
+    tail = tuple(_block({"width": classes, **item}, where) for item, where in _tables(data["tail"], f"{source}: tail"))
+    stages = tuple(_stage(item, where) for item, where in _tables(data["stage"], f"{source}: stage"))
     if not stages or not tail:
         raise InputError(f"{source}: a space needs at least one [[stage]] and one [[tail]]")
     last = replace(tail[-1], out_channels=classes, stride=0)
@@ -140,13 +145,20 @@ def recipe_from(data: Mapping[str, Any], source: str) -> Recipe:
         raise InputError(f"{source}: {error}") from None
 
 
+def _tables(value: Any, where: str) -> list[tuple[Mapping[str, Any], str]]:
+    """The tables of an array of tables, each with its place for messages."""
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise InputError(f"{where} must be an array of tables: write [[...]] with two brackets")
+    return [(item, f"{where} {i}") for i, item in enumerate(value, 1)]
+
+
 def _stage(data: Mapping[str, Any], where: str) -> Stage:
     _check_keys(data, {"width", "depth", "stride", "options"}, where)
     return Stage(
         _numbers(data["width"], f"{where}: width"),
         _numbers(data["depth"], f"{where}: depth"),
         _number(data["stride"], f"{where}: stride"),
-        tuple(_choice(item, f"{where}: option {i}") for i, item in enumerate(data["options"], 1)),
+        tuple(_choice(item, option) for item, option in _tables(data["options"], f"{where}: option")),
     )
 
 
@@ -173,9 +185,9 @@ def _block(data: Mapping[str, Any], where: str) -> Block:
 
 def _params(data: Mapping[str, Any], reserved: set[str], where: str) -> dict[str, Any]:
     """The parameters of an operation: those given, the operation's defaults for the rest."""
-    op = data.get("op")
+    op = str(data.get("op"))
     if op not in PARAMETERS:
-        raise InputError(f"{where}: {unknown_name('op', str(op), PARAMETERS)}")
+        raise InputError(f"{where}: {unknown_name('op', op, PARAMETERS)}")
     known = PARAMETERS[op]
     for key in data:
         if key not in known and key not in reserved:
@@ -201,10 +213,10 @@ def _number(value: Any, where: str) -> int:
 
 
 def _numbers(value: Any, where: str) -> tuple[int, ...]:
-    values = _listed(value)
+    values = tuple(_number(item, where) for item in _listed(value))
     if not values or len(set(values)) < len(values):
         raise InputError(f"{where} is {value!r}; a number, or a list of different numbers, was expected")
-    return tuple(_number(item, where) for item in values)
+    return values
 
 
 def _listed(value: Any) -> tuple[Any, ...]:

@@ -160,7 +160,9 @@ def read_image(path: Path, size_px: int) -> np.ndarray:
     """A picture as uint8 (S, S, 1) if it is grey, else (S, S, 3)."""
     try:
         with Image.open(path) as image:
-            grey = image.mode in ("1", "L", "LA", "I", "I;16", "F")
+            if image.mode[0] in "IF":
+                raise ValueError(f"its pixels have the mode {image.mode}, more than 8 bits")
+            grey = image.mode in ("1", "L", "LA")
             fitted = ImageOps.fit(image.convert("L" if grey else "RGB"), (size_px, size_px))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"{path} is not a readable image ({error}): replace or remove it") from error
@@ -209,10 +211,11 @@ def checked(source: Source, spec: str) -> Source:
         if split is None:
             continue
         images, labels = split.images, split.labels
-        if images.dtype != torch.uint8 or images.ndim != 4 or len(images) != len(labels):
+        fits = images.dtype == torch.uint8 and images.ndim == 4 and labels.dtype == torch.int64 and labels.ndim == 1
+        if not fits or len(images) != len(labels):
             raise InputError(
-                f"{spec}: {name} has images {tuple(images.shape)} of {images.dtype} and {len(labels)} labels; "
-                "uint8 (N, C, H, W) and N labels are needed"
+                f"{spec}: {name} has images {tuple(images.shape)} of {images.dtype} and labels {tuple(labels.shape)} "
+                f"of {labels.dtype}; uint8 (N, C, H, W) and int64 (N,) are needed"
             )
         if len(labels) == 0 or labels.min() < 0 or labels.max() >= len(source.classes):
             raise InputError(
@@ -229,6 +232,13 @@ def checked(source: Source, spec: str) -> Source:
 
 def stratified(split: Split, held_out: int, seed: int) -> tuple[Split, Split]:
     """Two splits, the second of `held_out` rows, the classes in equal shares in both."""
+    counts = torch.bincount(split.labels)
+    counts = counts[counts > 0]
+    if counts.min() < 2 or not len(counts) <= held_out <= len(split) - len(counts):
+        raise InputError(
+            f"cannot hold out {held_out} of {len(split)} images of {len(counts)} classes, the smallest of "
+            f"{int(counts.min())}: give more images, or a validation set"
+        )
     rest, held = train_test_split(
         np.arange(len(split)), test_size=held_out, random_state=seed, stratify=split.labels.numpy()
     )

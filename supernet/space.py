@@ -10,8 +10,10 @@ import math
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Protocol
 
+import torch
 from torch import nn
 
 from ..errors import HwnasError, InputError, MissingLayerError
@@ -124,12 +126,7 @@ class SearchSpace(ABC):
         Found by drawing architectures until 2,000 in a row bring nothing new; a space that can list them
         overrides this. `Supernet` and tables name a layer that was missed, they never guess.
         """
-        rng, found, quiet = random.Random(0), dict[tuple[str, Layer], None](), 0
-        while quiet < 2000:
-            before = len(found)
-            found.update(((slot, node.layer), None) for slot, node in named(self.graph(self.sample(rng))))
-            quiet = quiet + 1 if len(found) == before else 0
-        return tuple(sorted(found, key=lambda item: (len(item[0]), item[0], str(item[1]))))
+        return _drawn_nodes(self)
 
     def layers(self) -> tuple[Layer, ...]:
         """The distinct layers of the space: what a device must be asked to price."""
@@ -145,13 +142,30 @@ class SearchSpace(ABC):
         return self.graph(self.sample(random.Random(0)))[-1].layer.out_channels
 
     def fingerprint(self) -> str:
-        """A digest of the space's choices, its layers and a few of its graphs: equal for equal spaces."""
-        rng = random.Random(0)
-        graphs = [self.graph(self.sample(rng)) for _ in range(16)] if self.nodes() else []
-        return digest(self.options, self.nodes(), graphs)
+        """A digest of the space's choices, layers, modules and a few graphs: equal for equal spaces."""
+        return _fingerprint(self)
 
     def __str__(self) -> str:
         return self.spec or type(self).__name__
+
+
+@lru_cache(maxsize=64)
+def _fingerprint(space: SearchSpace) -> str:
+    rng, nodes = random.Random(0), space.nodes()
+    graphs = [space.graph(space.sample(rng)) for _ in range(16)] if nodes else []
+    with torch.device("meta"):
+        modules = [str(space.build(layer)) for layer in dict.fromkeys(layer for _, layer in nodes)]
+    return digest(space.options, nodes, graphs, modules)
+
+
+@lru_cache(maxsize=64)
+def _drawn_nodes(space: SearchSpace) -> tuple[tuple[str, Layer], ...]:
+    rng, found, quiet = random.Random(0), dict[tuple[str, Layer], None](), 0
+    while quiet < 2000:
+        before = len(found)
+        found.update(((slot, node.layer), None) for slot, node in named(space.graph(space.sample(rng))))
+        quiet = quiet + 1 if len(found) == before else 0
+    return tuple(sorted(found, key=lambda item: (len(item[0]), item[0], str(item[1]))))
 
 
 class ChoiceSpace(SearchSpace):

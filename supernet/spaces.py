@@ -160,6 +160,8 @@ def vgg(
 
 def fit_strides(size_px: int, strides: list[int]) -> list[int]:
     """`strides` with as many of the first ones set to 1 as keep the last map at MIN_MAP_PX or more."""
+    if min(strides) < 1:
+        raise InputError(f"strides {strides} must be at least 1")
     fitted = list(strides)
     for i in range(len(strides)):
         shrunk = size_px

@@ -80,8 +80,8 @@ def train(supernet: Supernet, data: Data, settings: TrainSettings, run: Path, pr
             progress(step + 1, settings.epochs * steps, f"{speed:.0f} images/s, loss {total_loss / (i + 1):.3f}")
         seconds = time.perf_counter() - started
         val_accuracy = probe_accuracy(supernet, data, settings.seed)
-        save_checkpoint(run, supernet, optimizer, epoch + 1)
         append_metrics(run, epoch + 1, loss=total_loss / steps, val_accuracy=val_accuracy, seconds=seconds)
+        save_checkpoint(run, supernet, optimizer, epoch + 1)  # last: a kill in between repeats the epoch
 
 
 def steps_per_epoch(data: Data, settings: TrainSettings) -> int:

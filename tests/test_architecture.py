@@ -26,8 +26,9 @@ MAY_IMPORT = {
     "export": {"supernet"},
     "report": {"supernet", "latency", "search", "export"},
     "workflows": FOLDERS,
+    "listing": FOLDERS,
     "demo": {"workflows", *FOLDERS},
-    "__main__": {"workflows", "demo", *FOLDERS},
+    "__main__": {"workflows", "demo", "listing"},
     "__init__": FOLDERS,
 }
 

@@ -45,3 +45,11 @@ def test_readme(tmp_path, monkeypatch):
     assert Path("net.json").is_file()
     for code in blocks("python"):
         exec(compile(code, str(README), "exec"), {"__name__": "readme"})
+
+
+def test_nothing_is_left_to_fill_in():
+    text = README.read_text()
+    assert not re.search(r"\b[A-Z]+_TABLE\b", text)
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", text)
+    assert links
+    assert [link for link in links if not (README.parent / link).is_file()] == []

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import torch
 
-from hwnas import workflows
+from hwnas import listing, workflows
 from hwnas.errors import InfeasibleError, InputError, MismatchError
 from hwnas.supernet import TrainSettings, load_supernet
 from hwnas.supernet.checkpoint import read_metrics
@@ -200,7 +200,7 @@ def test_progress_is_told(run: Path, tmp_path: Path) -> None:
 
 
 def test_names_without_settings_have_none() -> None:
-    listed: dict[str, list[Any]] = {kind: workflows.names(kind) for kind in ("spaces", "data", "devices", "strategies")}
+    listed: dict[str, list[Any]] = {kind: listing.names(kind) for kind in ("spaces", "data", "devices", "strategies")}
     assert all(words and "\n" not in words for rows in listed.values() for _, words, _ in rows)
     assert all(settings for kind in ("spaces", "devices") for _, _, settings in listed[kind])
     assert not any(settings for kind in ("data", "strategies") for _, _, settings in listed[kind])

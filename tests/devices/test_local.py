@@ -93,7 +93,7 @@ def test_load_device_reads_settings() -> None:
     [
         ("locl", "unknown device 'locl'; did you mean local"),
         ("local:thread=2", "unknown setting of device local 'thread'; did you mean threads"),
-        ("local:threads=two", "threads=two is not of type int"),
+        ("local:threads=two", "'threads=two' is not a setting; threads takes a whole number"),
         ("local:threads=0", "threads is 0; it must be positive"),
         ("local:min_rounds=300", "min_rounds 300 and max_rounds 200 exclude each other"),
         ("local:optimization=most", "unknown optimization 'most'"),

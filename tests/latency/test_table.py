@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hwnas.errors import InputError, MismatchError, MissingLayerError
+from hwnas.errors import FaultError, InputError, MismatchError, MissingLayerError
 from hwnas.latency import LatencyTable
 from hwnas.latency.profile import fit
 from hwnas.latency.table import Calibration, Entry, Network
-from hwnas.supernet import Arch, ChainSpace, SearchSpace, load_space
+from hwnas.search import Evaluation
+from hwnas.supernet import Arch, ChainSpace, ChoiceSpace, SearchSpace, load_space
 from hwnas.supernet.layer import Layer, Node
+from hwnas.workflows import check_sums
 
 CALIBRATION = Calibration(0.9, 0.25, 0.05, 0.01, (Network((0, 0, 0), 1.0, 1.2), Network((1, 2, 4), 1.1, 1.3)))
 
@@ -57,7 +59,7 @@ def test_a_prediction_is_scale_times_sum_plus_offset(table: LatencyTable) -> Non
 def test_a_batch_is_priced_like_each(table: LatencyTable) -> None:
     archs = archs_of(table.space)
     each = [table.predict(arch).ms for arch in archs]
-    np.testing.assert_array_equal(table.predict_many(np.array(archs)), each)
+    np.testing.assert_allclose(table.predict_many(np.array(archs)), each, rtol=1e-12)
     estimates = table.estimate_many(archs)
     assert table.upper is not None
     np.testing.assert_allclose(table.upper(archs), estimates.high, rtol=1e-12)
@@ -218,3 +220,33 @@ def test_nine_of_ten_new_networks_fall_into_the_interval() -> None:
 def test_two_networks_are_too_few_to_fit() -> None:
     found = fit(networks(np.array([1.0, 2.0]), np.array([2.0, 4.0])), 0.0)
     assert (found.scale, found.offset_ms, found.margin) == (1, 0, 0.1)
+
+
+class Rare(ChoiceSpace):
+    """An extra layer where five genes agree on one value in 1,024: no sum over genes, though it looks like one."""
+
+    def __init__(self) -> None:
+        super().__init__([4] * 5)
+
+    def nodes(self) -> tuple[tuple[str, Layer], ...]:
+        return tuple({(node.slot, node.layer): None for arch in ((0,) * 5, (3,) * 5) for node in self.graph(arch)})
+
+    def graph(self, arch: Arch) -> tuple[Node, ...]:
+        layers = [Layer("conv", 1, 1, 8, 1, (("act", "relu"), ("kernel", 3)))]
+        layers += [Layer("conv", 1, 1, 8, 1, (("act", "relu"), ("kernel", 7)))] * (arch == (3,) * 5)
+        return tuple(Node(layer, (i - 1,), str(i)) for i, layer in enumerate(layers))
+
+
+def test_one_architecture_is_priced_by_its_layers_even_where_genes_do_not_add_up() -> None:
+    space = Rare()
+    entries = {layer: Entry(float(layer["kernel"]), 0, 9, 1) for layer in space.layers()}
+    table = LatencyTable({"name": "d"}, space, entries, Calibration(), 1.0)
+    assert table.predict((3,) * 5).ms == 10
+    with pytest.raises(FaultError, match="it is no sum over genes"):
+        check_sums(Evaluation((3,) * 5, 0.5, {"d": 3.0}), space, {"d": table})
+
+
+@pytest.mark.parametrize("archs", [[(0, 0)], [(0, 0, -1)], [0, 0, 0], [(0, 0, 0, 0)]])
+def test_rows_that_are_no_architectures_are_refused(table: LatencyTable, archs: object) -> None:
+    with pytest.raises(InputError, match="architectures must be"):
+        table.predict_many(archs)  # type: ignore[arg-type]

@@ -77,16 +77,16 @@ def test_accuracy_is_the_fraction_right(few: Data) -> None:
 
 def test_neither_order_nor_repetition_changes_an_accuracy(tiny: ChainSpace, supernet: Supernet, few: Data) -> None:
     archs = archs_of(tiny, 8)
-    forward = list(inherited_accuracies(supernet, few, archs, seed=0))
+    forward = list(inherited_accuracies(supernet, few, archs, bn_images(few, 0)))
     torch.manual_seed(99)
-    backward = list(inherited_accuracies(supernet.train(), few, archs[::-1], seed=0))
-    assert forward == backward[::-1] == list(inherited_accuracies(supernet, few, archs, seed=0))
+    backward = list(inherited_accuracies(supernet.train(), few, archs[::-1], bn_images(few, 0)))
+    assert forward == backward[::-1] == list(inherited_accuracies(supernet, few, archs, bn_images(few, 0)))
     assert len(set(forward)) > 1
 
 
 def test_the_supernet_is_not_touched(tiny: ChainSpace, supernet: Supernet, few: Data) -> None:
     before = weights_fingerprint(supernet)
-    list(inherited_accuracies(supernet, few, archs_of(tiny, 5), seed=0))
+    list(inherited_accuracies(supernet, few, archs_of(tiny, 5), bn_images(few, 0)))
     probe_accuracy(supernet, few, seed=0)
     assert weights_fingerprint(supernet) == before
 
@@ -96,9 +96,9 @@ def test_evaluations_leave_no_tensor_behind(tiny: ChainSpace, supernet: Supernet
         gc.collect()
         return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
 
-    list(inherited_accuracies(supernet, few, archs_of(tiny, 2), seed=0))
+    list(inherited_accuracies(supernet, few, archs_of(tiny, 2), bn_images(few, 0)))
     before = live_tensors()
-    list(inherited_accuracies(supernet, few, archs_of(tiny, 30), seed=0))
+    list(inherited_accuracies(supernet, few, archs_of(tiny, 30), bn_images(few, 0)))
     assert live_tensors() == before
 
 

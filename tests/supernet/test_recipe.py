@@ -14,6 +14,7 @@ from hwnas.errors import InputError
 from hwnas.export import to_onnx
 from hwnas.latency import flops, params
 from hwnas.supernet import ChainSpace, Supernet, load_space
+from hwnas.supernet.blocks import ACTIVATIONS
 from hwnas.supernet.recipe import read_toml, to_toml
 
 ELASTIC = (
@@ -132,3 +133,28 @@ def test_a_mistake_in_a_toml_file_is_named(old: str, new: str, message: str, tmp
 def test_a_missing_toml_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"cannot read the space .*none\.toml"):
         read_toml(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize("size", [28, 30, 33])
+@pytest.mark.parametrize("name", ["mobilenet", "shufflenet", "vgg", "nas-bench-macro"])
+def test_maps_have_the_sizes_that_the_graph_says(name: str, size: int) -> None:
+    """Pooling that rounds down made maps smaller than the layers that were priced."""
+    space = chain(f"{name}:size={size}")
+    arch = (0,) * len(space.options)
+    with torch.device("meta"):
+        x = torch.empty(space.input_shape(2))
+        for node in space.graph(arch):
+            assert [tuple(x.shape)] == node.layer.input_shapes(2)
+            x = space.build(node.layer)(x)
+
+
+def test_an_option_is_given_once() -> None:
+    with pytest.raises(InputError, match=r"mbconv .* is listed twice"):
+        load_space("mobilenet:kernels=3-5-3")
+
+
+def test_the_fingerprint_knows_the_blocks_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = load_space(ELASTIC).fingerprint()
+    assert load_space(ELASTIC).fingerprint() == before
+    monkeypatch.setitem(ACTIVATIONS, "relu", torch.nn.SiLU)
+    assert load_space(ELASTIC).fingerprint() != before

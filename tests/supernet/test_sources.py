@@ -107,9 +107,9 @@ def test_a_module_of_ones_own(name: str) -> None:
     [
         ("own_data:labels", r"labels of train run from 0 to 2; .* must lie in 0\.\.1"),
         ("own_data:empty", "the class 'never' has no training image"),
-        ("own_data:floats", "train has images .* of torch.float32"),
-        ("own_data:split_", "cannot load the data own_data:split_"),
-        ("own_data:MODULE", "cannot load the data"),
+        ("own_data:floats", r"train has images .* of torch.float32"),
+        ("own_data:split_", "cannot load own_data:split_ as a Source"),
+        ("own_data:MODULE", "cannot load own_data:MODULE as a Source"),
         ("digit", "unknown data 'digit'; did you mean digits"),
         ("folder:nowhere", "there is no folder nowhere"),
     ],

@@ -1,0 +1,48 @@
+"""What is built in: the names that commands know, their settings, and spaces as TOML."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from .devices import DEVICES
+from .errors import InputError, unknown_name
+from .names import written
+from .search import STRATEGIES
+from .supernet import SPACES, load_space
+from .supernet.chain import ChainSpace
+from .supernet.recipe import to_toml
+from .supernet.sources import DATA
+
+KINDS: dict[str, Mapping[str, Any]] = {
+    "spaces": SPACES,
+    "data": DATA,
+    "devices": DEVICES,
+    "strategies": STRATEGIES,
+}
+SETTABLE = ("spaces", "devices")  # what takes settings behind its name
+
+
+def names(kind: str) -> list[tuple[str, str, str]]:
+    """The built-in spaces, data, devices or strategies: name, first line of documentation, settings."""
+    if kind not in KINDS:
+        raise unknown_name("thing to list", kind, KINDS)
+    return [
+        (name, (thing.__doc__ or "").strip().splitlines()[0], _settings(thing) if kind in SETTABLE else "")
+        for name, thing in KINDS[kind].items()
+    ]
+
+
+def _settings(thing: Any) -> str:
+    """The settings of a space or device with their defaults, as they are written behind its name."""
+    defaults = {name: parameter.default for name, parameter in inspect.signature(thing).parameters.items()}
+    return ",".join(f"{name}={written(value)}" for name, value in defaults.items())
+
+
+def space_toml(text: str) -> str:
+    """A space made of stages as the TOML file that would define it."""
+    space = load_space(text)
+    if not isinstance(space, ChainSpace):
+        raise InputError(f"{space} is written in Python: it has no TOML form")
+    return to_toml(space.recipe)
