@@ -218,7 +218,7 @@ def export(
     for name, times in proof.latency.items():
         console.print(
             f"  {name}: measured {times.measured_ms:.4g} ms, promised {times.predicted_ms:.4g} "
-            f"[{times.low_ms:.4g}, {times.high_ms:.4g}] (on the clock {times.raw_ms:.4g})"
+            f"[{times.low_ms:.4g}, {times.high_ms:.4g}] (raw {times.raw_ms:.4g})"
         )
     verdicts = {True: "yes", False: "NO", None: "not all measured"}
     console.print(f"  within limits: {verdicts[proof.within_limits]}", *proof.notes, sep="; " if proof.notes else "")

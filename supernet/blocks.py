@@ -84,9 +84,7 @@ class Shuffle(nn.Module):
         width, out, stride = channels(layer), layer.out_channels, layer.stride
         self.split = stride == 1 and width == out
         if out % 2 or not (self.split or width < out):
-            raise InputError(
-                f"{layer}: a shuffle block needs an even width, larger than its input's where that changes"
-            )
+            raise InputError(f"{layer}: a shuffle block needs an even width, not below its input's")
         passing = out // 2 if self.split else width
         hidden, act = out // 2, activation(layer)
         kernels = (3, 3, 3) if xception else (int(layer["kernel"]),)
