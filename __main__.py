@@ -28,7 +28,9 @@ app = typer.Typer(
 RESTLESS = 0.1  # from this half width of a layer's interval on, the user is told
 STOPPED = 130  # the exit status after Ctrl-C
 AFTER_STOP = {
-    **dict.fromkeys(("train", "profile", "search"), "what is finished is kept: the same command with --resume goes on"),
+    **dict.fromkeys(
+        ("train", "profile", "search", "finetune"), "what is finished is kept: the same command with --resume goes on"
+    ),
     "demo": "what is finished is kept: the same command goes on",
 }
 console = Console(highlight=False, markup=False, soft_wrap=True)
@@ -37,6 +39,10 @@ SpaceOption = Annotated[str, typer.Option("--space", help="A space (mobilenet:si
 RunOption = Annotated[Path, typer.Option("--run", help="The folder of a trained supernet.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="Where to measure: local, local:threads=2.")]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Everything random follows from it.")]
+DataDirOption = Annotated[Path | None, typer.Option(help="Where the data lie, or go.")]
+EpochsOption = Annotated[int | None, typer.Option(help="Passes over the training images.")]
+BatchOption = Annotated[int | None, typer.Option(help="Images per step.")]
+RateOption = Annotated[float | None, typer.Option("--lr", help="Peak learning rate.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Continue what was interrupted.")]
 
 
@@ -74,12 +80,15 @@ def train(
     space: Annotated[str, typer.Option(help="The search space: mobilenet:size=32,classes=10.")],
     data: Annotated[str, typer.Option(help="digits, or fashion-mnist.")],
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
-    epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Images per step.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    epochs: EpochsOption = None,
+    batch: BatchOption = None,
+    lr: RateOption = None,
     sampling: Annotated[str | None, typer.Option(help="How paths are drawn: uniform.")] = None,
     sharing: Annotated[str, typer.Option(help="entangled, or blocks.")] = "entangled",
-    data_dir: Annotated[Path | None, typer.Option(help="Where the data lie.")] = None,
+    data_dir: DataDirOption = None,
+    init_from: Annotated[
+        str | None, typer.Option(help="Start from a pretrained network: torchvision:NAME, or a FILE.pt.")
+    ] = None,
     seed: SeedOption = 0,
     resume: ResumeOption = False,
 ) -> None:
@@ -89,7 +98,9 @@ def train(
     given: dict[str, Any] = {"epochs": epochs, "batch": batch, "lr": lr, "sampling": sampling, "seed": seed}
     settings = workflows.TrainSettings(**{name: value for name, value in given.items() if value is not None})
     with bar("training") as progress:
-        run = workflows.train(space, data, out, settings, sharing, data_dir, resume, progress)
+        run = workflows.train(space, data, out, settings, sharing, data_dir, init_from, resume, progress)
+    if run.start is not None:
+        console.print(workflows.start_summary(run))
     last = workflows.last_metrics(run)
     console.print(
         f"{out}: {int(last['epoch'])} epochs, loss {last['loss']:.3f}, "
@@ -186,6 +197,29 @@ def search(
         words = f" [{interval[0]:.4g}, {interval[1]:.4g}]" if interval else ""
         asked = f", limit {figure.format(found.limits[name])}" if name in found.limits else ""
         console.print(f"  {name} {figure.format(value)}{words}{asked}")
+
+
+@app.command()
+def finetune(
+    found: Annotated[Path, typer.Argument(help="What hwnas search wrote (.json).")],
+    out: Annotated[Path, typer.Option(help="Folder of the new run; found.json is written there.")],
+    data: Annotated[str | None, typer.Option(help="Other data than the network was found with.")] = None,
+    data_dir: DataDirOption = None,
+    epochs: EpochsOption = None,
+    batch: BatchOption = None,
+    lr: RateOption = None,
+    from_scratch: Annotated[bool, typer.Option("--from-scratch", help="Forget the inherited weights.")] = False,
+    resume: ResumeOption = False,
+) -> None:
+    """Train a found network on, alone.
+
+    Fine-tuning takes 2 epochs at a small learning rate; from scratch it is trained as the supernet was.
+    """
+    from . import workflows
+
+    with bar("training") as progress:
+        tuned = workflows.finetune(found, out, data, data_dir, epochs, lr, batch, from_scratch, resume, progress)
+    console.print(f"{out / 'found.json'}: validation accuracy {tuned.accuracy:.4f}")
 
 
 @app.command()

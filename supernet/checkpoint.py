@@ -13,7 +13,7 @@ from torch import nn
 
 from ..errors import InputError
 from ..files import digest, read_json, write_bytes, write_json
-from .space import SearchSpace
+from .space import Arch, SearchSpace
 from .spaces import recorded_space
 from .supernet import Supernet
 
@@ -23,8 +23,11 @@ CHECKPOINT, METRICS, RUN = "checkpoint.pt", "metrics.jsonl", "run.json"
 
 @dataclass(frozen=True)
 class Run:
-    """A training run: what it is made of, as written in its run.json; `space` is a `space_record`,
-    `data` a `data_record`."""
+    """A training run: what it is made of, as written in its run.json.
+
+    `space` is a `space_record`, `data` a `data_record`. `arch` is the one network that is trained, None for a
+    supernet; `start` says where its weights come from (source, fingerprint), None from scratch.
+    """
 
     folder: Path
     space: dict[str, Any]
@@ -32,6 +35,8 @@ class Run:
     data_dir: str | None
     sharing: str
     train: dict[str, Any]
+    arch: Arch | None = None
+    start: dict[str, Any] | None = None
 
     def save(self) -> None:
         """Write run.json."""
@@ -49,7 +54,13 @@ def load_run(folder: Path) -> Run:
         raise InputError(f"{folder} is not a training run (it has no {RUN}): make one with hwnas train")
     fields = read_json(folder / RUN, "run", VERSION)
     try:
-        return Run(folder, *(fields[name] for name in Run.__dataclass_fields__ if name != "folder"))
+        arch = fields.get("arch")
+        return Run(
+            folder,
+            *(fields[name] for name in ("space", "data", "data_dir", "sharing", "train")),
+            arch=None if arch is None else tuple(arch),
+            start=fields.get("start"),
+        )
     except KeyError as error:
         raise InputError(f"{folder / RUN} is damaged (it lacks {error}): train anew into another folder") from error
 
@@ -57,7 +68,7 @@ def load_run(folder: Path) -> Run:
 def load_supernet(folder: str | Path) -> Supernet:
     """The supernet of a run with its trained weights, in evaluation mode."""
     run = load_run(Path(folder))
-    supernet = Supernet(run.load_space(), run.sharing).to(memory_format=torch.channels_last)
+    supernet = Supernet(run.load_space(), run.sharing, run.arch).to(memory_format=torch.channels_last)
     if not load_checkpoint(run.folder, supernet, None):
         raise InputError(f"{folder} has no checkpoint yet: hwnas train --out {folder} --resume")
     return supernet.eval()

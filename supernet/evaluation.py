@@ -75,5 +75,5 @@ def inherited_accuracies(
 def probe_accuracy(supernet: Supernet, data: Data, seed: int, count: int = 2) -> float:
     """Mean validation accuracy of a few architectures fixed by `seed`: how the training is doing."""
     rng = random.Random(seed)
-    archs = [supernet.space.sample(rng) for _ in range(count)]
-    return sum(inherited_accuracies(supernet, data, archs, bn_images(data, seed))) / count
+    archs = [supernet.space.sample(rng) for _ in range(count)] if supernet.only is None else [supernet.only]
+    return sum(inherited_accuracies(supernet, data, archs, bn_images(data, seed))) / len(archs)

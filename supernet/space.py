@@ -169,7 +169,7 @@ def _drawn_nodes(space: SearchSpace) -> tuple[tuple[str, Layer], ...]:
 
 
 class ChoiceSpace(SearchSpace):
-    """Independent choices without a network: the space of a published table or of any other function."""
+    """Independent choices: on its own, the space of a published table; with a `graph`, one of networks."""
 
     def __init__(self, options: Sequence[int]) -> None:
         if not options or min(options) < 1:
@@ -187,7 +187,7 @@ class ChoiceSpace(SearchSpace):
         raise MissingLayerError(f"{self} has choices only: no layers to build, price or export {arch}")
 
     def nodes(self) -> tuple[tuple[str, Layer], ...]:
-        return ()
+        return () if type(self).graph is ChoiceSpace.graph else super().nodes()
 
     def __str__(self) -> str:
         return self.spec or f"{type(self).__name__}({len(self._options)} choices, {self.size():,} architectures)"

@@ -15,16 +15,17 @@ from .space import Arch, SearchSpace
 class Supernet(nn.Module):
     """Weights for every (slot, layer) of a space; the architecture to use is an argument.
 
-    `sharing` says how the options of one slot share weights: a name in `SHARING`.
+    `sharing` says how the options of one slot share weights: a name in `SHARING`. With `only` it holds the
+    weights of that one architecture, to train it alone.
     """
 
-    def __init__(self, space: SearchSpace, sharing: str = "entangled") -> None:
+    def __init__(self, space: SearchSpace, sharing: str = "entangled", only: Arch | None = None) -> None:
         super().__init__()
         if sharing not in SHARING:
             raise unknown_name("sharing", sharing, SHARING)
-        self.space, self.sharing = space, sharing
+        self.space, self.sharing, self.only = space, sharing, only
         by_slot: dict[str, dict[Layer, nn.Module]] = {}
-        for slot, layer in space.nodes():
+        for slot, layer in space.nodes() if only is None else nodes_of(space, only):
             by_slot.setdefault(slot, {})[layer] = space.build(layer)
         for modules in by_slot.values():
             SHARING[sharing](modules)
@@ -41,6 +42,12 @@ class Supernet(nn.Module):
     def path(self, arch: Arch) -> list[nn.Module]:
         """The modules that `arch` uses, in the order of its graph, sharing the supernet's weights."""
         return [self.slots[slot][key] for slot, key in self._path_names(arch)]  # type: ignore[index]
+
+    def inherit(self, other: Supernet) -> None:
+        """Take over the weights that `other` has for the one architecture of this network."""
+        assert self.only is not None
+        for module, shared in zip(self.path(self.only), other.path(self.only), strict=True):
+            module.load_state_dict(plain_state(shared))
 
     def subnet(self, arch: Arch) -> nn.Module:
         """The network of `arch` as a plain module with a copy of its weights, and no trace of search.
@@ -76,6 +83,12 @@ class Supernet(nn.Module):
             raise MissingLayerError(
                 f"the supernet has no weights for {layer} at slot {slot}; let {self.space}.nodes() list it"
             ) from None
+
+
+def nodes_of(space: SearchSpace, arch: Arch) -> list[tuple[str, Layer]]:
+    """The (slot, layer) of one architecture, in the order of its graph."""
+    space.check(arch)
+    return [(slot, node.layer) for slot, node in named(space.graph(arch))]
 
 
 def _key(layer: Layer) -> str:

@@ -57,6 +57,7 @@ def train(supernet: Supernet, data: Data, settings: TrainSettings, run: Path, pr
     """Train from the last checkpoint in the folder `run`, or from the start, to the last epoch.
 
     Paths, order and augmentation are functions of (seed, step): a resumed training ends in the same weights.
+    A supernet of one architecture only takes that path at every step.
     """
     supernet.to(memory_format=torch.channels_last).train()
     optimizer = make_optimizer(supernet, settings)
@@ -69,7 +70,8 @@ def train(supernet: Supernet, data: Data, settings: TrainSettings, run: Path, pr
             step = epoch * steps + i
             set_learning_rate(optimizer, settings, (step + 0.5) / (settings.epochs * steps))
             optimizer.zero_grad(set_to_none=True)
-            for arch in sample_paths(supernet.space, settings.seed, step):
+            paths = [supernet.only] if supernet.only is not None else sample_paths(supernet.space, settings.seed, step)
+            for arch in paths:
                 logits = supernet(images, arch)  # (B, classes)
                 loss = F.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
                 loss.backward()

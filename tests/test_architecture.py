@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NOT_PACKAGED = {"tests", "benchmarks", "docs", "scripts", "build", "dist"}
 EVERYWHERE = {"errors", "files", "names", "progress"}
 FOLDERS = {"supernet", "devices", "latency", "search", "export", "report"}
+PACKAGES = {"workflows", *FOLDERS}
 MAY_IMPORT = {
     "supernet": set(),
     "devices": set(),
@@ -68,7 +69,7 @@ def test_every_folder_is_packaged() -> None:
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
     found = {".".join(("hwnas", *file.parts[:-1])) for file in FILES if file.name == "__init__.py"}
     assert set(listed) == found
-    assert found == {"hwnas", *(f"hwnas.{folder}" for folder in FOLDERS)}
+    assert found == {"hwnas", *(f"hwnas.{folder}" for folder in PACKAGES)}
 
 
 @each_file

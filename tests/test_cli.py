@@ -16,7 +16,7 @@ from hwnas.errors import HwnasError
 from hwnas.latency.profile import profile
 from hwnas.supernet import load_space
 
-COMMANDS = ("demo", "train", "profile", "validate", "search", "export", "list")
+COMMANDS = ("demo", "train", "profile", "validate", "search", "finetune", "export", "list")
 SPACE = "mobilenet:size=16,channels=1,classes=10,stem=4,widths=4-8,depths=1-2,kernels=3-5,expansions=2-3,head=16"
 LOCAL = "local:target=0.1,min_rounds=3,max_rounds=3,max_seconds=1"
 

@@ -137,7 +137,7 @@ def test_a_stopped_profile_repeats_no_sample(
     while time.sleep(0.3) or len(lines()) > measuring:  # the measuring program ends a moment after its parent
         measuring = len(lines())
     before = [json.loads(line) for line in lines() if line.endswith("}")]
-    monkeypatch.setattr(workflows.shutil, "rmtree", lambda path: Path(path).rename(kept))
+    monkeypatch.setattr(shutil, "rmtree", lambda path: Path(path).rename(kept))
     table = workflows.profile(SPACE, LOCAL, out, resume=True)
     after = [json.loads(line) for line in lines(kept)]
     assert len(before) >= 40

@@ -19,7 +19,7 @@ from hwnas.latency.table import Calibration, Entry, Network
 from hwnas.search import Evaluation
 from hwnas.supernet import Arch, ChainSpace, ChoiceSpace, SearchSpace, load_space
 from hwnas.supernet.layer import Layer, Node
-from hwnas.workflows import check_sums
+from hwnas.workflows.searching import check_sums
 
 CALIBRATION = Calibration(0.9, 0.25, 0.05, 0.01, (Network((0, 0, 0), 1.0, 1.2), Network((1, 2, 4), 1.1, 1.3)))
 

@@ -1,0 +1,23 @@
+"""One function per command, for programs too: the only place that ties the folders together."""
+
+from ..supernet import TrainSettings
+from .exporting import export
+from .profiling import profile, validate
+from .runs import last_metrics, run_data, start_summary
+from .searching import STORE, Searched, search
+from .training import finetune, train
+
+__all__ = [
+    "STORE",
+    "Searched",
+    "TrainSettings",
+    "export",
+    "finetune",
+    "last_metrics",
+    "profile",
+    "run_data",
+    "search",
+    "start_summary",
+    "train",
+    "validate",
+]

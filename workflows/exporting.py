@@ -1,0 +1,99 @@
+"""Export of a found network, with its certificate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..devices import Device, Job, load_device
+from ..errors import InputError
+from ..export import Certificate, Latency, certify, to_onnx
+from ..files import check_target, write_bytes
+from ..latency.cost import COSTS
+from ..latency.profile import device_progress
+from ..progress import Progress, silent
+from ..search.found import Found
+from ..supernet.evaluation import bn_images, calibrated_subnet
+from .profiling import check_device
+from .runs import run_data, run_of, supernet_of
+
+SLOWER = 0.1  # from this change of the reference's time on, the user is told
+
+
+def export(
+    found_file: Path,
+    out: Path,
+    device: str | None = None,
+    batch: int | None = 1,
+    opset: int = 18,
+    progress: Progress = silent,
+) -> Certificate:
+    """Write the network of a FOUND.json as ONNX to `out`, and its certificate beside it as .json.
+
+    `batch` None leaves the batch size open. With `device` the exported file is measured there.
+    """
+    if out.suffix != ".onnx":
+        raise InputError(f"--out {out} must end in .onnx; the certificate is written beside it as .json")
+    proof = out.with_suffix(".json")
+    check_target(out)
+    check_target(proof, "certificate")
+    found = Found.load(found_file)
+    run, supernet = run_of(found, found_file), supernet_of(found, found_file)
+    data = run_data(run, supernet.space)
+    progress(0, 3, "exporting")
+    subnet = calibrated_subnet(supernet, found.arch, bn_images(data, run.train["seed"]))
+    shape = supernet.space.input_shape(batch or 2)  # torch takes an open size of 1 for a fixed one
+    model = to_onnx(subnet, [shape], opset=opset, dynamic_batch=batch is None)
+    measured = Measured({}, {}, ())
+    if device is not None:
+        timed = model if batch == 1 else to_onnx(subnet, [supernet.space.input_shape(1)], opset=opset)
+        measured = measure_exported(found, timed.SerializeToString(), load_device(device), progress)
+    progress(2, 3, "comparing outputs and accuracy")
+    costs = {name: float(price(supernet.space, found.arch)) for name, price in COSTS.items()}
+    notes = (*measured.notes, *["the latency is that of batch 1"] * (batch != 1 and device is not None))
+    certificate = certify(
+        supernet, found.arch, subnet, model, data, found.weights, found.limits, costs, measured.latency, notes
+    )
+    certificate = replace(certificate, runtime_options={**certificate.runtime_options, **measured.options})
+    proof.unlink(missing_ok=True)  # never a new network beside an old proof
+    write_bytes(out, model.SerializeToString())
+    certificate.save(proof)
+    return certificate
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The latency of an exported network by device, how it was run there, and what to know about it."""
+
+    latency: Mapping[str, Latency]
+    options: Mapping[str, str]
+    notes: tuple[str, ...]
+
+
+def measure_exported(found: Found, model: bytes, device: Device, progress: Progress = silent) -> Measured:
+    """The exported network's latency on `device`, beside what the table promised."""
+    if device.name not in found.tables:
+        known = ", ".join(found.tables) or "none"
+        raise InputError(f"the search knew no table of {device.name} (tables: {known}): search with --table")
+    table = found.tables[device.name]
+    check_device(table["device"], device)
+    result = device.measure([Job("network", model)], device_progress(progress))
+    timing = result.timings["network"]
+    low, high = found.intervals[device.name]
+    latency = Latency(
+        predicted_ms=found.costs[device.name],
+        low_ms=low,
+        high_ms=high,
+        measured_ms=timing.ratio * table["reference_ms"],
+        raw_ms=timing.raw_ms,
+        limit_ms=found.limits.get(device.name),
+    )
+    notes = []
+    if not result.settled:
+        notes.append(f"{device.name} was restless: its measurement is known to +-{timing.half_width:.1%} only")
+    slower = result.reference_ms / table["reference_ms"] - 1
+    if abs(slower) > SLOWER:
+        notes.append(f"{device.name} now runs {abs(slower):.0%} {'slower' if slower > 0 else 'faster'} than profiled")
+    options = {name: value for name, value in device.fingerprint().items() if name != "name"}
+    return Measured({device.name: latency}, options, tuple(notes))

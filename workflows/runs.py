@@ -1,0 +1,76 @@
+"""What the workflows ask of a finished run: its space, its data, its weights, unchanged since."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import InputError, MismatchError
+from ..search.found import Found
+from ..supernet import Data, Run, SearchSpace, Supernet, load_data, load_run, load_space, load_supernet
+from ..supernet.checkpoint import RUN, read_metrics, weights_fingerprint
+from ..supernet.data import data_record
+
+
+def last_metrics(run: Run) -> dict[str, float]:
+    """What the last finished epoch of a run measured."""
+    return read_metrics(run.folder)[-1]
+
+
+def start_summary(run: Run) -> str:
+    """Which weights of a pretrained network a run began with, in one line."""
+    from ..supernet.pretrained import Initialised
+
+    assert run.start is not None
+    return Initialised(**run.start).summary()
+
+
+def space_of(text: str) -> SearchSpace:
+    """The space that a SPACE or the folder of a RUN names."""
+    is_run = Path(text).is_dir() or ("/" in text and not text.endswith(".toml"))
+    return load_run(Path(text)).load_space() if is_run else load_space(text)
+
+
+def run_data(run: Run, space: SearchSpace) -> Data:
+    """The data of a run, split as it was trained; MismatchError where they have changed since."""
+    folder = Path(run.data_dir) if run.data_dir else None
+    data = load_data(run.data["spec"], space, run.train["seed"], folder)
+    if data_record(data)["fingerprint"] != run.data["fingerprint"]:
+        raise MismatchError(f"the images of {data.spec} have changed since {run.folder} was trained: train it anew")
+    return replace(data, mean=torch.tensor(run.data["mean"]), std=torch.tensor(run.data["std"]))
+
+
+def check_same(old: Run, new: Run) -> None:
+    """InputError where a training that is continued was begun with other settings."""
+
+    def settings(run: Run) -> dict[str, Any]:
+        made_of = {
+            name: f"{it['spec']} ({it['fingerprint']})" for name, it in (("space", run.space), ("data", run.data))
+        }
+        start = f"{run.start['source']} ({run.start['fingerprint']})" if run.start else "scratch"
+        return {**made_of, "network": run.arch, "start": start, "sharing": run.sharing, **run.train}
+
+    before, now = settings(old), settings(new)
+    names = [name for name in now if before[name] != now[name]]
+    if names:
+        changes = ", ".join(f"{name} {before[name]} -> {now[name]}" for name in names)
+        raise InputError(f"{old.folder} was begun with other settings ({changes}): give the same, or a new folder")
+
+
+def run_of(found: Found, source: Path) -> Run:
+    """The run in which the network of the file `source` was found."""
+    if not (Path(found.run) / RUN).is_file():
+        raise InputError(f"{source} was found in the run {found.run}, which is not there any more: search again")
+    return load_run(Path(found.run))
+
+
+def supernet_of(found: Found, source: Path) -> Supernet:
+    """The supernet in which the network of the file `source` was found, unchanged since."""
+    supernet = load_supernet(run_of(found, source).folder)
+    if weights_fingerprint(supernet) != found.weights:
+        raise MismatchError(f"{found.run} was trained on since {source} was found in it: search again")
+    supernet.space.check(found.arch)
+    return supernet

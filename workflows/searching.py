@@ -1,0 +1,168 @@
+"""Search in a trained supernet under limits, priced by tables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ..errors import FaultError, InputError
+from ..files import check_target, digest
+from ..latency import LatencyTable, analytic_cost
+from ..latency.cost import COSTS
+from ..progress import Progress, silent
+from ..search import Evaluation, EvaluationStore, Problem, SearchResult, StoredAccuracy
+from ..search import search as run_search
+from ..search.found import Found
+from ..search.limits import parse_limits
+from ..supernet import SearchSpace, load_run, load_supernet
+from ..supernet.checkpoint import weights_fingerprint
+from ..supernet.evaluation import METHOD, bn_images, inherited_accuracies
+from ..supernet.space import Arch
+from .runs import run_data
+
+STORE = "evaluations.sqlite"
+
+
+@dataclass(frozen=True)
+class Searched:
+    """What a search gave: the network found, and every evaluation behind it."""
+
+    found: Found
+    result: SearchResult
+
+
+def search(
+    run: Path,
+    out: Path,
+    tables: Sequence[Path] = (),
+    limits: Sequence[str] = (),
+    strategy: str = "evolution",
+    budget: int = 200,
+    seed: int = 0,
+    pareto: str | None = None,
+    progress: Progress = silent,
+) -> Searched:
+    """Find the most accurate architecture of a run's supernet within the limits; write it to `out`.
+
+    A latency limit holds for the upper end of the predicted interval.
+    """
+    check_target(out, "found")
+    wanted = parse_limits(limits)
+    trained, supernet = load_run(run), load_supernet(run)
+    if trained.arch is not None:
+        raise InputError(f"{run} holds one network and no supernet: search in the run that it was found in")
+    by_name = load_tables(tables, supernet.space)
+    costs = search_costs(supernet.space, by_name, wanted, pareto)
+    data, seen = run_data(trained, supernet.space), trained.train["seed"]
+    images, weights = bn_images(data, seen), weights_fingerprint(supernet)
+    key = digest(weights, trained.data["fingerprint"], trained.space["fingerprint"], seen, METHOD)
+    with EvaluationStore(run / STORE) as store:
+        accuracy = StoredAccuracy(store, key, lambda archs: inherited_accuracies(supernet, data, archs, images))
+        problem = Problem(supernet.space, accuracy, costs, wanted)
+        result = run_search(problem, strategy, budget, seed, _search_progress(progress))
+    best = result.best
+    check_sums(best, supernet.space, by_name)
+    found = Found(
+        arch=best.arch,
+        description=tuple(str(node.layer) for node in supernet.space.graph(best.arch)),
+        accuracy=best.accuracy,
+        **_predicted(best.arch, supernet.space, by_name),
+        limits=wanted,
+        space=supernet.space.spec,
+        data=data.spec,
+        run=str(run.resolve()),
+        weights=weights,
+        tables=dict(_table_record(path, table) for path, table in zip(tables, by_name.values(), strict=True)),
+        strategy=strategy,
+        evaluations=len(result.history),
+        reused=accuracy.reused,
+        seconds=result.seconds,
+        seed=seed,
+        front=_front(result, pareto, supernet.space, by_name) if pareto else (),
+    )
+    found.save(out)
+    return Searched(found, result)
+
+
+def _table_record(path: Path, table: LatencyTable) -> tuple[str, dict[str, Any]]:
+    return table.name, {
+        "path": str(path.resolve()),
+        "device": dict(table.device),
+        "reference_ms": table.reference_ms,
+    }
+
+
+def check_sums(best: Evaluation, space: SearchSpace, tables: Mapping[str, LatencyTable]) -> None:
+    """FaultError where a cost that was searched as a sum over genes is none, so that its limit may not hold."""
+    exact = {name: float(COSTS[name](space, best.arch)) for name in best.costs if name in COSTS}
+    exact |= {name: table.predict(best.arch).high for name, table in tables.items()}
+    for name, value in best.costs.items():
+        if not math.isclose(value, exact[name], rel_tol=1e-6):
+            raise FaultError(
+                f"{name} of {best.arch} is {exact[name]:.6g}, the search had {value:.6g}: in {space} it is no sum "
+                "over genes; let its options return None"
+            )
+
+
+def load_tables(paths: Sequence[Path], space: SearchSpace) -> dict[str, LatencyTable]:
+    """The tables by the names of their devices, each made for `space`."""
+    tables: dict[str, LatencyTable] = {}
+    for path in paths:
+        table = LatencyTable.load(path)
+        table.check_space(space)
+        if table.name in tables or table.name in COSTS:
+            raise InputError(
+                f"{path} is a second {table.name}: give one table per device, or profile with another name as in "
+                "local:name=other"
+            )
+        tables[table.name] = table
+    return tables
+
+
+def search_costs(
+    space: SearchSpace, tables: Mapping[str, LatencyTable], limits: Mapping[str, float], pareto: str | None
+) -> dict[str, Callable[[Any], Any]]:
+    """The costs that a search has to know: of tables the upper end of the interval, as limits are held to it."""
+    costs: dict[str, Callable[[Any], Any]] = {
+        name: table.upper or partial(_upper_ms, table) for name, table in tables.items()
+    }
+    for name in dict.fromkeys([*limits, *([pareto] if pareto else [])]):
+        if name in COSTS:
+            costs[name] = analytic_cost(space, name)
+        elif name not in costs:
+            known = ", ".join([*COSTS, *tables])
+            raise InputError(f"there is no cost {name!r} (known here: {known}): add the device's --table")
+    return costs
+
+
+def _upper_ms(table: LatencyTable, archs: Any) -> Any:
+    return table.estimate_many(archs).high
+
+
+def _predicted(arch: Arch, space: SearchSpace, tables: Mapping[str, LatencyTable]) -> dict[str, Any]:
+    """All costs of one architecture, latencies as predicted, with the intervals of the latter."""
+    promised = {name: table.predict(arch) for name, table in tables.items()}
+    costs = {name: float(price(space, arch)) for name, price in COSTS.items()}
+    return {
+        "costs": {**costs, **{name: estimate.ms for name, estimate in promised.items()}},
+        "intervals": {name: (estimate.low, estimate.high) for name, estimate in promised.items()},
+    }
+
+
+def _front(
+    result: SearchResult, name: str, space: SearchSpace, tables: Mapping[str, LatencyTable]
+) -> tuple[dict[str, Any], ...]:
+    return tuple(
+        {"arch": e.arch, "accuracy": e.accuracy, **_predicted(e.arch, space, tables)} for e in result.pareto(name)
+    )
+
+
+def _search_progress(progress: Progress) -> Callable[[int, int, Evaluation | None], None]:
+    def report(done: int, total: int, best: Evaluation | None) -> None:
+        progress(done, total, f"best accuracy {best.accuracy:.4f}" if best else "")
+
+    return report

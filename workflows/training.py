@@ -1,0 +1,129 @@
+"""Training of a supernet, and of one network that was found in it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import InputError
+from ..files import check_target, exclusive
+from ..progress import Progress, silent
+from ..search.found import Found
+from ..supernet import Data, Run, Supernet, TrainSettings, load_data, load_run, load_space
+from ..supernet import train as train_supernet
+from ..supernet.checkpoint import CHECKPOINT, RUN, weights_fingerprint
+from ..supernet.data import data_record
+from ..supernet.evaluation import bn_images, inherited_accuracies
+from ..supernet.spaces import space_record
+from ..supernet.training import steps_per_epoch
+from .runs import check_same, run_data, run_of, supernet_of
+
+FINETUNE_EPOCHS, FINETUNE_LR = 2, 0.02
+
+
+def train(
+    space: str,
+    data: str,
+    out: Path,
+    settings: TrainSettings,
+    sharing: str = "entangled",
+    data_dir: Path | None = None,
+    init_from: str | None = None,
+    resume: bool = False,
+    progress: Progress = silent,
+) -> Run:
+    """Train a supernet of `space` on `data` into the folder `out`; with `resume` go on from its checkpoint.
+
+    `init_from` names a pretrained network whose weights it starts with: `torchvision:NAME`, or a file of torch.
+    """
+    check_target(out / RUN)
+    loaded = load_space(space)
+    images = load_data(resolved(data), loaded, settings.seed, data_dir)
+    torch.manual_seed(settings.seed)
+    supernet = Supernet(loaded, sharing)
+    start = None
+    if init_from:
+        from ..supernet.pretrained import initialise_from
+
+        start = asdict(initialise_from(supernet, init_from))
+    folder = str(data_dir.resolve()) if data_dir else None
+    run = Run(out, space_record(loaded), data_record(images), folder, sharing, asdict(settings), start=start)
+    train_run(run, supernet, images, settings, resume, progress)
+    return run
+
+
+def train_run(
+    run: Run, supernet: Supernet, data: Data, settings: TrainSettings, resume: bool, progress: Progress
+) -> None:
+    """Train into the run's folder: from the start, or with `resume` on from where the same training stopped."""
+    steps_per_epoch(data, settings)
+    with exclusive(run.folder):
+        if not (run.folder / CHECKPOINT).exists():  # a run without a finished epoch has nothing to lose
+            run.save()
+        elif not resume:
+            raise InputError(f"{run.folder} holds a run already: add --resume to continue it, or name another folder")
+        check_same(load_run(run.folder), run)
+        train_supernet(supernet, data, settings, run.folder, progress)
+
+
+def resolved(data: str) -> str:
+    """DATA with a folder's whole path, so that it is found again from elsewhere."""
+    return f"folder:{Path(data.removeprefix('folder:')).resolve()}" if data.startswith("folder:") else data
+
+
+def finetune(
+    found_file: Path,
+    out: Path,
+    data: str | None = None,
+    data_dir: Path | None = None,
+    epochs: int | None = None,
+    lr: float | None = None,
+    batch: int | None = None,
+    from_scratch: bool = False,
+    resume: bool = False,
+    progress: Progress = silent,
+) -> Found:
+    """Train the one network of a FOUND.json on, or `from_scratch`, into the folder `out`; writes found.json there.
+
+    What is not given is as in the run where it was found, the split of the data always; fine-tuning takes
+    few epochs at a small learning rate.
+    """
+    result = out / "found.json"
+    check_target(out / RUN)
+    check_target(result, "found")
+    found = Found.load(found_file)
+    origin = run_of(found, found_file)
+    space = origin.load_space()
+    if data is None:
+        images, folder = run_data(origin, space), origin.data_dir
+    else:
+        images = load_data(resolved(data), space, origin.train["seed"], data_dir)
+        folder = str(data_dir.resolve()) if data_dir else None
+    settings = finetune_settings(origin, from_scratch, {"epochs": epochs, "lr": lr, "batch": batch})
+    torch.manual_seed(settings.seed)
+    network = Supernet(space, origin.sharing, only=found.arch)
+    start = None
+    if not from_scratch:
+        network.inherit(supernet_of(found, found_file))
+        start = {"source": found.run, "fingerprint": found.weights}
+    run = Run(
+        out, origin.space, data_record(images), folder, origin.sharing, asdict(settings), arch=found.arch, start=start
+    )
+    train_run(run, network, images, settings, resume, progress)
+    (accuracy,) = inherited_accuracies(network, images, [found.arch], bn_images(images, settings.seed))
+    tuned = replace(
+        found, accuracy=accuracy, data=images.spec, run=str(out.resolve()), weights=weights_fingerprint(network)
+    )
+    tuned.save(result)
+    return tuned
+
+
+def finetune_settings(origin: Run, from_scratch: bool, given: dict[str, Any]) -> TrainSettings:
+    """The settings of the run `origin`, for fine-tuning with few epochs at a small rate, and what was given."""
+    settings = TrainSettings(**origin.train)
+    if not from_scratch:
+        settings = replace(settings, epochs=FINETUNE_EPOCHS, lr=FINETUNE_LR)
+    return replace(settings, **{name: value for name, value in given.items() if value is not None})
