@@ -80,9 +80,8 @@ class Supernet(nn.Module):
             return [self._names[slot, node.layer] for slot, node in named(self.space.graph(arch))]
         except KeyError as error:
             slot, layer = error.args[0]
-            raise MissingLayerError(
-                f"the supernet has no weights for {layer} at slot {slot}; let {self.space}.nodes() list it"
-            ) from None
+            remedy = f"let {self.space}.nodes() list it" if self.only is None else f"it holds {self.only} only"
+            raise MissingLayerError(f"the supernet has no weights for {layer} at slot {slot}; {remedy}") from None
 
 
 def nodes_of(space: SearchSpace, arch: Arch) -> list[tuple[str, Layer]]:
