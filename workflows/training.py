@@ -12,7 +12,7 @@ from ..errors import InputError
 from ..files import check_target, exclusive
 from ..progress import Progress, silent
 from ..search.found import Found
-from ..supernet import Data, Run, Supernet, TrainSettings, load_data, load_run, load_space
+from ..supernet import Data, Run, SearchSpace, Supernet, TrainSettings, load_data, load_run, load_space
 from ..supernet import train as train_supernet
 from ..supernet.checkpoint import CHECKPOINT, RUN, weights_fingerprint
 from ..supernet.data import data_record
@@ -21,6 +21,7 @@ from ..supernet.spaces import space_record
 from ..supernet.training import steps_per_epoch
 from .runs import check_same, run_data, run_of, supernet_of
 
+FOUND = "found.json"
 FINETUNE_EPOCHS, FINETUNE_LR = 2, 0.02
 
 
@@ -91,34 +92,33 @@ def finetune(
     What is not given is as in the run where it was found, the split of the data always; fine-tuning takes
     few epochs at a small learning rate.
     """
-    result = out / "found.json"
     check_target(out / RUN)
-    check_target(result, "found")
+    check_target(out / FOUND, "found")
     found = Found.load(found_file)
     origin = run_of(found, found_file)
     space = origin.load_space()
-    if data is None:
-        images, folder = run_data(origin, space), origin.data_dir
-    else:
-        images = load_data(resolved(data), space, origin.train["seed"], data_dir)
-        folder = str(data_dir.resolve()) if data_dir else None
     settings = finetune_settings(origin, from_scratch, {"epochs": epochs, "lr": lr, "batch": batch})
+    images, folder = finetune_data(origin, space, data, data_dir)
     torch.manual_seed(settings.seed)
-    network = Supernet(space, origin.sharing, only=found.arch)
-    start = None
+    network, start = Supernet(space, origin.sharing, only=found.arch), None
     if not from_scratch:
         network.inherit(supernet_of(found, found_file))
         start = {"source": found.run, "fingerprint": found.weights}
-    run = Run(
-        out, origin.space, data_record(images), folder, origin.sharing, asdict(settings), arch=found.arch, start=start
-    )
+    record = data_record(images)
+    run = Run(out, origin.space, record, folder, origin.sharing, asdict(settings), arch=found.arch, start=start)
     train_run(run, network, images, settings, resume, progress)
     (accuracy,) = inherited_accuracies(network, images, [found.arch], bn_images(images, settings.seed))
-    tuned = replace(
-        found, accuracy=accuracy, data=images.spec, run=str(out.resolve()), weights=weights_fingerprint(network)
-    )
-    tuned.save(result)
+    weights = weights_fingerprint(network)
+    tuned = replace(found, accuracy=accuracy, data=images.spec, run=str(out.resolve()), weights=weights)
+    tuned.save(out / FOUND)
     return tuned
+
+
+def finetune_data(origin: Run, space: SearchSpace, data: str | None, folder: Path | None) -> tuple[Data, str | None]:
+    """The images of the run `origin`, or other ones, split by its seed; and the folder in which they lie."""
+    if data is None:
+        return run_data(origin, space), origin.data_dir
+    return load_data(resolved(data), space, origin.train["seed"], folder), str(folder.resolve()) if folder else None
 
 
 def finetune_settings(origin: Run, from_scratch: bool, given: dict[str, Any]) -> TrainSettings:
