@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,11 +31,13 @@ def to_onnx(
     """`module` as an ONNX model with its weights inside, for float32 inputs of `shapes` (B, C, S, S).
 
     The inputs are called `image`, or `x0`, `x1`, ... where there are several. Fails with a FaultError that
-    carries the exporter's reason.
+    carries the exporter's reason. Exported is a copy in the plain layout: of a channels-last module the exporter
+    writes layout nodes, which cost time where it runs.
     """
     names = ["image"] if len(shapes) == 1 else [f"x{i}" for i in range(len(shapes))]
     inputs = tuple(torch.zeros(shape) for shape in shapes)
     dynamic = tuple({0: torch.export.Dim("batch")} for _ in shapes) if dynamic_batch else None
+    module = copy.deepcopy(module).to(memory_format=torch.contiguous_format)
     with evaluating(module), _quiet_exporter():
         try:
             program = torch.onnx.export(

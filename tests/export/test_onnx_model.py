@@ -14,6 +14,7 @@ from torch import nn
 from hwnas.errors import FaultError
 from hwnas.export import compose, layers_to_onnx, to_onnx
 from hwnas.supernet import ChainSpace, Supernet
+from hwnas.supernet.blocks import build
 from hwnas.supernet.layer import INPUT, Layer, Node
 from hwnas.supernet.network import run
 from hwnas.supernet.recipe import Choice, Recipe, Stage
@@ -52,6 +53,18 @@ def test_the_model_is_one_valid_file_of_static_shape(subnet: nn.Module) -> None:
     assert (image.name, logits.name) == ("image", "logits")
     assert subnet.training  # as it was
     np.testing.assert_allclose(output(model, images(1)), subnet.eval()(images(1)).detach(), atol=1e-5)
+
+
+def test_the_memory_layout_of_a_module_leaves_no_trace() -> None:
+    """Once, networks were exported channels-last, with layout nodes that no table had priced."""
+    layers = [Layer("mbconv", 4, 4, 8, 1, {"kernel": 3, "expansion": 2, "se": 1, "act": "relu"})]
+    layers += [Layer("head", 4, 10, 8, 0, {"hidden": 8, "act": "relu"})]
+    plain = nn.Sequential(*(build(layer) for layer in layers))
+    expected = [node.op_type for node in to_onnx(plain, [(1, 4, 8, 8)]).graph.node]
+    trained = plain.to(memory_format=torch.channels_last)
+    assert [node.op_type for node in to_onnx(trained, [(1, 4, 8, 8)]).graph.node] == expected
+    weight = trained[0].block.expand[0].weight
+    assert weight.is_contiguous(memory_format=torch.channels_last)  # the module itself stays as it was
 
 
 def test_an_open_batch_takes_any(subnet: nn.Module) -> None:
