@@ -54,13 +54,9 @@ def load_run(folder: Path) -> Run:
         raise InputError(f"{folder} is not a training run (it has no {RUN}): make one with hwnas train")
     fields = read_json(folder / RUN, "run", VERSION)
     try:
+        required = {name: fields[name] for name in ("space", "data", "data_dir", "sharing", "train")}
         arch = fields.get("arch")
-        return Run(
-            folder,
-            *(fields[name] for name in ("space", "data", "data_dir", "sharing", "train")),
-            arch=None if arch is None else tuple(arch),
-            start=fields.get("start"),
-        )
+        return Run(folder, **required, arch=None if arch is None else tuple(arch), start=fields.get("start"))
     except KeyError as error:
         raise InputError(f"{folder / RUN} is damaged (it lacks {error}): train anew into another folder") from error
 
@@ -101,8 +97,8 @@ def load_checkpoint(run: Path, supernet: nn.Module, optimizer: torch.optim.Optim
             optimizer.load_state_dict(saved["optimizer"])
         return int(saved["epoch"])
     except Exception as error:  # torch raises many kinds for a truncated or foreign file
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path} is not a checkpoint of this run: {reason}") from error
+        reason = str(error).splitlines()[0].partition(". ")[0] if str(error) else type(error).__name__
+        raise InputError(f"{path} is not a checkpoint of this run ({reason}): remove it to train anew") from error
 
 
 def append_metrics(run: Path, epoch: int, **values: float) -> None:
@@ -115,4 +111,7 @@ def append_metrics(run: Path, epoch: int, **values: float) -> None:
 def read_metrics(run: Path) -> list[dict[str, float]]:
     """The metrics of every epoch so far."""
     path = run / METRICS
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    except ValueError as error:
+        raise InputError(f"{path} is damaged ({error}): remove it, the training does without") from error

@@ -19,7 +19,7 @@ from .space import SearchSpace
 class Data:
     """A data set ready for training: three splits and what augmentation may do.
 
-    `mean` and `std` (C,) are of the training images, on the scale 0..1.
+    `mean` and `std` (C,) are of the training images, on the scale 0..1; `metric` is a name in `METRICS`.
     """
 
     spec: str
@@ -30,6 +30,8 @@ class Data:
     flip: bool
     mean: torch.Tensor
     std: torch.Tensor
+    task: str = "classification"
+    metric: str = "accuracy"
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 (B, C, S, S) -> float32 of mean 0 and deviation 1, in the channels-last layout."""
@@ -53,7 +55,8 @@ def load_data(spec: str, space: SearchSpace, seed: int = 0, data_dir: Path | Non
     else:
         train, val = stratified(train, round(source.val_fraction * len(train)), seed)
     mean, std = moments(train.images)
-    return Data(spec, train, val, test, source.classes, source.flip, mean, std)
+    task, metric = source.task, source.metric
+    return Data(spec, train, val, test, source.classes, source.flip, mean, std, task, metric)
 
 
 def moments(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -69,7 +72,12 @@ def moments(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def data_record(data: Data) -> dict[str, object]:
-    """What a run keeps of its data: where they came from, how they are normalised, and their fingerprint."""
+    """What a run keeps of its data: where they came from, how they are normalised, and their fingerprint.
+
+    The fingerprint is one of all images and labels, and of the metric where that is not accuracy (so it is still
+    that of a run from before there was a choice).
+    """
+    metric = [data.metric] if data.metric != "accuracy" else []
     splits = {"train": data.train, "val": data.val, "test": data.test}
     tensors = [tensor for split in splits.values() for tensor in (split.images, split.labels)]
     return {
@@ -78,7 +86,9 @@ def data_record(data: Data) -> dict[str, object]:
         "images": {name: len(split) for name, split in splits.items()},
         "mean": data.mean.tolist(),
         "std": data.std.tolist(),
-        "fingerprint": digest(*(tensor.numpy().tobytes() for tensor in tensors)),
+        "task": data.task,
+        "metric": data.metric,
+        "fingerprint": digest(*(tensor.numpy().tobytes() for tensor in tensors), *metric),
     }
 
 

@@ -22,6 +22,7 @@ from sklearn.model_selection import train_test_split
 
 from ..errors import InputError, unknown_name
 from ..names import import_attribute, is_attribute
+from .metrics import check_metric
 
 CACHE = Path.home() / ".cache" / "hwnas"
 FASHION_MNIST_FOLDERS = (Path("/usr/share/datasets/fashion-mnist"),)
@@ -48,7 +49,8 @@ class Source:
     """A data set at its own size: what a data set of one's own must be.
 
     `classes` are the names of the labels 0, 1, ...; `flip` allows mirrored images in training. Without `val`,
-    `val_fraction` of the training images are held out by the run's seed.
+    `val_fraction` of the training images are held out by the run's seed. `metric`, a name in `METRICS`, is what
+    a search makes as large as it can.
     """
 
     train: Split
@@ -57,6 +59,8 @@ class Source:
     flip: bool = False
     val: Split | None = None
     val_fraction: float = 0.2
+    task: str = "classification"
+    metric: str = "accuracy"
 
 
 def digits(size_px: int, data_dir: Path | None) -> Source:
@@ -205,7 +209,8 @@ def load_source(spec: str, size_px: int, data_dir: Path | None) -> Source:
 
 
 def checked(source: Source, spec: str) -> Source:
-    """`source`, or an InputError that names what is wrong with its images or labels."""
+    """`source`, or an InputError that names what is wrong with its images, labels or metric."""
+    check_metric(source.task, source.metric, spec)
     splits = {"train": source.train, "val": source.val, "test": source.test}
     for name, split in splits.items():
         if split is None:

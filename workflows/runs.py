@@ -13,6 +13,7 @@ from ..search.found import Found
 from ..supernet import Data, Run, SearchSpace, Supernet, load_data, load_run, load_space, load_supernet
 from ..supernet.checkpoint import RUN, read_metrics, weights_fingerprint
 from ..supernet.data import data_record
+from ..supernet.pretrained import Initialised
 
 
 def last_metrics(run: Run) -> dict[str, float]:
@@ -22,8 +23,6 @@ def last_metrics(run: Run) -> dict[str, float]:
 
 def start_summary(run: Run) -> str:
     """Which weights of a pretrained network a run began with, in one line."""
-    from ..supernet.pretrained import Initialised
-
     assert run.start is not None
     return Initialised(**run.start).summary()
 
@@ -39,7 +38,9 @@ def run_data(run: Run, space: SearchSpace) -> Data:
     folder = Path(run.data_dir) if run.data_dir else None
     data = load_data(run.data["spec"], space, run.train["seed"], folder)
     if data_record(data)["fingerprint"] != run.data["fingerprint"]:
-        raise MismatchError(f"the images of {data.spec} have changed since {run.folder} was trained: train it anew")
+        raise MismatchError(
+            f"the images or the metric of {data.spec} have changed since {run.folder} was trained: train it anew"
+        )
     return replace(data, mean=torch.tensor(run.data["mean"]), std=torch.tensor(run.data["std"]))
 
 
@@ -50,8 +51,9 @@ def check_same(old: Run, new: Run) -> None:
         made_of = {
             name: f"{it['spec']} ({it['fingerprint']})" for name, it in (("space", run.space), ("data", run.data))
         }
+        metric = run.data.get("metric", "accuracy")
         start = f"{run.start['source']} ({run.start['fingerprint']})" if run.start else "scratch"
-        return {**made_of, "network": run.arch, "start": start, "sharing": run.sharing, **run.train}
+        return {**made_of, "metric": metric, "network": run.arch, "start": start, "sharing": run.sharing, **run.train}
 
     before, now = settings(old), settings(new)
     names = [name for name in now if before[name] != now[name]]
