@@ -77,6 +77,13 @@ BAD = {  # what is typed: what the one line must contain
     "epochs": (f"{TRAIN} --epochs 0", ["epochs=0", "positive"]),
     "batch": (f"{TRAIN} --batch many", ["--batch", "many", "hwnas train --help"]),
     "learning rate": (f"{TRAIN} --lr=fast", ["--lr", "fast", "hwnas train --help"]),
+    "no pretrained file": (f"{TRAIN} --init-from none.pt", ["none.pt", "torchvision:NAME"]),
+    "pretrained network": (f"{TRAIN} --init-from torchvision:mobilnet_v3_small", ["mean mobilenet_v3_small"]),
+    "foreign weights": (f"{TRAIN} --init-from foreign.json", ["foreign.json", "state_dict"]),
+    "finetune nothing": ("finetune none.json --out new", ["none.json"]),
+    "finetune elsewhere": ("finetune moved.json --out new", ["nowhere/run", "search again"]),
+    "finetune other weights": ("finetune trained.json --out new", ["trained on", "search again"]),
+    "finetune epochs": ("finetune found.json --out new --epochs 0", ["epochs=0"]),
     "existing run": (f"train --space {SPACE} --data digits --out run --epochs 1", ["run holds", "--resume"]),
     "other epochs": (f"train --space {SPACE} --data digits --out run --epochs 2 --resume", ["1 -> 2", "give the same"]),
     "other space": (

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from hwnas import workflows
+from hwnas.__main__ import run as main
 from hwnas.errors import InputError, MismatchError, MissingLayerError
 from hwnas.search.found import Found
 from hwnas.supernet import Supernet, TrainSettings, load_run, load_space, load_supernet
@@ -109,6 +110,30 @@ def test_weights_that_were_not_searched_are_not_tuned(found: Path, tmp_path: Pat
         workflows.finetune(other, tmp_path / "tuned", epochs=1)
     assert not (tmp_path / "tuned" / "found.json").exists()
     assert load_supernet(Path(Found.load(found).run)).only is None
+
+
+def test_a_supernet_starts_from_a_pretrained_network(
+    found: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "source.pt"
+    torch.save(load_supernet(Path(Found.load(found).run)).subnet((0, 1, 2)).state_dict(), source)
+    command = f"train --space {SPACE} --data digits --epochs 1 --out {tmp_path}/run --init-from"
+    assert main([*command.split(), str(source)]) == 0
+    assert f"layers start from {source}" in capsys.readouterr().out
+    start = load_run(tmp_path / "run").start
+    assert start is not None
+    assert start["source"] == str(source)
+    torch.save(Supernet(load_space(SPACE)).subnet((0, 1, 2)).state_dict(), source)  # other weights, the same name
+    assert main([*command.split(), str(source), "--resume"]) == 2
+    assert "start" in capsys.readouterr().err
+
+
+def test_a_network_of_which_nothing_fits_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save({"weight": torch.zeros(3, 7)}, tmp_path / "linear.pt")
+    command = f"train --space {SPACE} --data digits --out {tmp_path}/run --init-from {tmp_path}/linear.pt"
+    assert main(command.split()) == 2
+    assert "no layer of" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_other_data_must_fit_the_network(found: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from ..supernet import train as train_supernet
 from ..supernet.checkpoint import CHECKPOINT, RUN, weights_fingerprint
 from ..supernet.data import data_record
 from ..supernet.evaluation import bn_images, inherited_accuracies
+from ..supernet.pretrained import initialise_from
 from ..supernet.spaces import space_record
 from ..supernet.training import steps_per_epoch
 from .runs import check_same, run_data, run_of, supernet_of
@@ -45,11 +46,7 @@ def train(
     images = load_data(resolved(data), loaded, settings.seed, data_dir)
     torch.manual_seed(settings.seed)
     supernet = Supernet(loaded, sharing)
-    start = None
-    if init_from:
-        from ..supernet.pretrained import initialise_from
-
-        start = asdict(initialise_from(supernet, init_from))
+    start = asdict(initialise_from(supernet, init_from)) if init_from else None
     folder = str(data_dir.resolve()) if data_dir else None
     run = Run(out, space_record(loaded), data_record(images), folder, sharing, asdict(settings), start=start)
     train_run(run, supernet, images, settings, resume, progress)
