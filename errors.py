@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
+
+NO_ROOM = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 
 
 class HwnasError(Exception):
@@ -40,3 +43,10 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     return InputError(f"unknown {kind} {name!r}; {hint}known: {', '.join(names)}")
+
+
+def write_fault(what: object, error: OSError) -> FaultError:
+    """The error for a file or folder that can't be written: the system's reason, and what to do about it."""
+    remedy = "make room there" if error.errno in NO_ROOM else "see that it can be, or name another place"
+    again = "then give the same command again, with --resume if it takes that"
+    return FaultError(f"cannot write {what}: {error.strerror or error}; {remedy}, {again}")

@@ -6,14 +6,19 @@ import hashlib
 import json
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from typing import IO, Any
 
 from filelock import FileLock, Timeout
 
-from .errors import FaultError, InputError, MismatchError
+from .errors import FaultError, InputError, MismatchError, write_fault
+
+PART = ".part"
+STALE_SECONDS = 3600  # nobody writes one file for so long without a word to the disk
 
 
 def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -21,7 +26,8 @@ def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        _remove_leftovers(path)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=PART, delete=False) as file:
             temporary = Path(file.name)
             write(file)
             file.flush()
@@ -31,10 +37,18 @@ def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
     except OSError as error:
-        raise FaultError(f"cannot write {path}: {error.strerror or error}") from error
+        raise write_fault(path, error) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove the temporary files beside `path` of writers that were killed long ago."""
+    for left in path.parent.glob(f".{escape(path.name)}.*{PART}"):
+        with suppress(OSError):  # gone already, or another user's
+            if time.time() - left.stat().st_mtime > STALE_SECONDS:
+                left.unlink()
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -57,10 +71,12 @@ def read_json(path: Path, kind: str, version: int) -> dict[str, Any]:
     except IsADirectoryError:
         raise InputError(f"{path} is a folder; a hwnas {kind} file was expected") from None
     except (ValueError, OSError) as error:
-        raise InputError(f"{path} is not readable as a hwnas {kind} file: {error}") from error
+        raise InputError(
+            f"{path} is not readable as a hwnas {kind} file ({error}): make it again, or name another"
+        ) from error
     found = data.get("format") if isinstance(data, dict) else None
     if found != f"hwnas.{kind}":
-        raise InputError(f"{path} is not a hwnas {kind} file (its format says {found!r})")
+        raise InputError(f"{path} is not a hwnas {kind} file (its format says {found!r}): name one that is")
     if data.get("version") != version:
         raise MismatchError(
             f"{path} has format version {data.get('version')}, this hwnas reads {version}: write it again"
@@ -81,7 +97,7 @@ def exclusive(folder: Path) -> Iterator[None]:
     except Timeout:
         raise FaultError(f"another process is at work in {folder}: wait for it, or name another folder") from None
     except OSError as error:
-        raise FaultError(f"cannot write in {folder}: {error.strerror or error}") from error
+        raise write_fault(folder, error) from error
     try:
         yield
     finally:

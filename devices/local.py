@@ -110,7 +110,8 @@ class LocalDevice:
                 process.kill()
         if status != 0:
             reasons = said.read_text(errors="replace").split("\n")
-            reason = next((line for line in reversed(reasons) if line.strip()), f"exit status {status}")
+            silent = f"exit status {status} without a word" + " (is the disk full?)" * (status > 0)
+            reason = next((line for line in reversed(reasons) if line.strip()), silent)
             raise FaultError(f"{self.name}: the measuring program failed: {reason}")
 
     def _read(self, folder: Path, names: dict[str, str]) -> Measurements:

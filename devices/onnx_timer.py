@@ -29,6 +29,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
@@ -340,11 +341,16 @@ def main(arguments: list[str]) -> None:
     plan = Plan(**json.loads((folder / "plan.json").read_text()))
     log = Log(folder / "samples.jsonl")
     gc.disable()  # a collection in the middle of a run would count as the model's time
-    errors = measure(plan, lambda model: open_session(folder / model, plan), log)
-    log.close()
-    unfinished = folder / "result.json.part"
-    unfinished.write_text(json.dumps(result(plan, log, errors)))
-    unfinished.replace(folder / "result.json")
+    try:
+        errors = measure(plan, lambda model: open_session(folder / model, plan), log)
+        log.close()
+        unfinished = folder / "result.json.part"
+        unfinished.write_text(json.dumps(result(plan, log, errors)))
+        unfinished.replace(folder / "result.json")
+    except OSError as error:
+        with suppress(OSError):
+            log.close()  # here, as Python would complain of what is left to write after our last word
+        sys.exit(f"cannot write in {folder}: {error.strerror}; make room there, then measure again (--resume)")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
-from ..errors import FaultError, InputError, MismatchError
+from ..errors import FaultError, InputError, MismatchError, write_fault
 from ..supernet.space import Arch
 from .problem import one_each
 
@@ -125,11 +126,19 @@ class EvaluationStore:
             yield
         except sqlite3.Error as error:
             name = getattr(error, "sqlite_errorname", "")
+            if not all(os.access(path, os.W_OK) for path in (self.path.parent, self.path) if path.exists()):
+                raise InputError(
+                    f"no right to write the evaluation store {self.path}: search in a copy of its folder"
+                ) from error
             if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT", "SQLITE_CANTOPEN")):
-                raise InputError(f"{self.path} is not a readable evaluation store: {error}") from error
-            raise FaultError(f"evaluation store {self.path}: {error}") from error
+                raise InputError(
+                    f"{self.path} is not a readable evaluation store ({error}): move it away to start a new one"
+                ) from error
+            full = name.startswith(("SQLITE_FULL", "SQLITE_IOERR"))
+            remedy = "; make room there, then search again with --resume: what is stored is kept" if full else ""
+            raise FaultError(f"evaluation store {self.path}: {error}{remedy}") from error
         except OSError as error:
-            raise FaultError(f"evaluation store {self.path}: {error.strerror or error}") from error
+            raise write_fault(self.path, error) from error
 
 
 class StoredAccuracy:

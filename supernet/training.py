@@ -28,6 +28,7 @@ def uniform(space: SearchSpace, seed: int, step: int) -> list[Arch]:
 
 
 SAMPLING: dict[str, Callable[[SearchSpace, int, int], list[Arch]]] = {"uniform": uniform}
+LARGEST = 1e30  # beyond it, a setting alone takes weights out of the range of float32
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,8 @@ class TrainSettings:
         if self.sampling not in SAMPLING:
             raise unknown_name("sampling", self.sampling, SAMPLING)
         for name in ("epochs", "batch", "lr", "clip_norm"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name}={getattr(self, name)} must be positive")
+            if not 0 < getattr(self, name) <= LARGEST:
+                raise InputError(f"{name}={getattr(self, name)} must be positive, and at most {LARGEST:g}")
 
 
 def train(supernet: Supernet, data: Data, settings: TrainSettings, run: Path, progress: Progress = silent) -> None:
@@ -75,8 +76,9 @@ def train(supernet: Supernet, data: Data, settings: TrainSettings, run: Path, pr
                 logits = supernet(images, arch)  # (B, classes)
                 loss = F.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
                 loss.backward()
-                total_loss += check_finite(loss.item(), epoch, step, arch)
-            nn.utils.clip_grad_norm_(supernet.parameters(), settings.clip_norm)
+                total_loss += check_finite("loss", loss.item(), epoch, step, arch)
+            norm = nn.utils.clip_grad_norm_(supernet.parameters(), settings.clip_norm)
+            check_finite("gradient", norm.item(), epoch, step, arch)  # before it spoils weights that are kept
             optimizer.step()
             speed = (i + 1) * settings.batch / (time.perf_counter() - started)
             progress(step + 1, settings.epochs * steps, f"{speed:.0f} images/s, loss {total_loss / (i + 1):.3f}")
@@ -114,11 +116,12 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, settings: TrainSettings,
         group["lr"] = settings.lr * factor
 
 
-def check_finite(loss: float, epoch: int, step: int, arch: Arch) -> float:
-    """`loss`, or a FaultError that says where it stopped being a number."""
-    if not math.isfinite(loss):
+def check_finite(name: str, value: float, epoch: int, step: int, arch: Arch) -> float:
+    """`value`, or a FaultError that says where it stopped being a number, and what is left."""
+    if not math.isfinite(value):
+        kept = f"the checkpoint of epoch {epoch} is kept" if epoch else "no epoch was finished"
         raise FaultError(
-            f"the loss is {loss} at step {step} on path {arch}; the checkpoint of epoch {epoch} is kept: "
-            "train anew with a smaller --lr"
+            f"the {name} is {value} at step {step} on path {arch}; {kept}: "
+            "train anew into another folder with a smaller --lr"
         )
-    return loss
+    return value
