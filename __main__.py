@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -15,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from .errors import HwnasError, InputError
+from .errors import HwnasError, InputError, write_fault
 from .progress import Progress as Report
 
 app = typer.Typer(
@@ -291,17 +292,30 @@ def run(arguments: Sequence[str]) -> int:
         return fail(str(error), error.exit_status)
     except (KeyboardInterrupt, typer.Abort):
         status = STOPPED
+    except OSError as error:
+        return fail(str(write_fault(error.filename or "the output", error)), 1)
     except Exception as error:
         if hasattr(error, "format_message"):
             return fail(usage(error, arguments), 2)
         if os.environ.get("HWNAS_TRACEBACK"):
             raise
-        reason = f"{type(error).__name__}: {error}"
-        return fail(f"a fault in hwnas itself, {reason} (HWNAS_TRACEBACK=1 shows where)", 1)
+        return fail(f"a fault in {origin(error)}, {type(error).__name__}: {error} (HWNAS_TRACEBACK=1 shows more)", 1)
     if status == STOPPED:  # some versions of typer turn Ctrl-C into this status
         command = arguments[0] if arguments else ""
         return fail(f"stopped; {AFTER_STOP.get(command, 'nothing was written')}", STOPPED)
     return status if isinstance(status, int) else 0
+
+
+def origin(error: BaseException) -> str:
+    """Whose code failed: hwnas itself, or a user's own file and line behind module:attribute."""
+    frames = traceback.extract_tb(error.__traceback__)
+    for frame in reversed(frames):
+        path = Path(frame.filename)
+        if path.is_relative_to(Path(__file__).parent):
+            break
+        if path.is_file() and not path.is_relative_to(sys.prefix) and not path.is_relative_to(sys.base_prefix):
+            return f"{frame.filename}, line {frame.lineno}"
+    return "hwnas itself"
 
 
 def fail(message: str, status: int) -> int:

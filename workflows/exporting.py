@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import IO
 
 from ..devices import Device, Job, load_device
 from ..errors import InputError
 from ..export import Certificate, Latency, certify, to_onnx
-from ..files import check_target, write_bytes
+from ..files import check_target, write_atomic
 from ..latency.cost import COSTS
 from ..latency.profile import device_progress
 from ..progress import Progress, silent
@@ -56,10 +58,16 @@ def export(
         supernet, found.arch, subnet, model, data, found.weights, found.limits, costs, measured.latency, notes
     )
     certificate = replace(certificate, runtime_options={**certificate.runtime_options, **measured.options})
-    proof.unlink(missing_ok=True)  # never a new network beside an old proof
-    write_bytes(out, model.SerializeToString())
+    write_atomic(out, partial(_replace_model, model.SerializeToString(), proof))
     certificate.save(proof)
     return certificate
+
+
+def _replace_model(model: bytes, proof: Path, file: IO[bytes]) -> None:
+    """Write a network, and remove the proof of the one before: never a new network beside an old proof."""
+    file.write(model)
+    file.flush()  # a full disk is met here, while both of the old files stand
+    proof.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

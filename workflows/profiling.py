@@ -29,9 +29,9 @@ def profile(
     check_target(out, "table")
     loaded, where = space_of(space), load_device(device)
     samples = out.with_name(out.name + ".samples")
-    if any(samples.glob("*/samples.jsonl")) and not resume:
-        raise InputError(f"{samples} holds an unfinished profile: add --resume to continue it, or remove it")
     with exclusive(samples):
+        if any(samples.glob("*/samples.jsonl")) and not resume:
+            raise InputError(f"{samples} holds an unfinished profile: add --resume to continue it, or remove it")
         table = profile_device(loaded, where, samples, seed=seed, progress=progress)
         table.save(out)
         shutil.rmtree(samples)

@@ -11,14 +11,17 @@ import torch
 from ..errors import InputError, MismatchError
 from ..search.found import Found
 from ..supernet import Data, Run, SearchSpace, Supernet, load_data, load_run, load_space, load_supernet
-from ..supernet.checkpoint import RUN, read_metrics, weights_fingerprint
+from ..supernet.checkpoint import METRICS, RUN, read_metrics, weights_fingerprint
 from ..supernet.data import data_record
 from ..supernet.pretrained import Initialised
 
 
 def last_metrics(run: Run) -> dict[str, float]:
     """What the last finished epoch of a run measured."""
-    return read_metrics(run.folder)[-1]
+    metrics = read_metrics(run.folder)
+    if not metrics:
+        raise InputError(f"{run.folder} has a checkpoint and no {METRICS}: its history is lost, its weights are whole")
+    return metrics[-1]
 
 
 def start_summary(run: Run) -> str:

@@ -23,7 +23,7 @@ from ..supernet.training import steps_per_epoch
 from .runs import check_same, run_data, run_of, supernet_of
 
 FOUND = "found.json"
-FINETUNE_EPOCHS, FINETUNE_LR = 2, 0.02
+FINETUNE_EPOCHS, FINETUNE_LR = 2, 0.05
 
 
 def train(

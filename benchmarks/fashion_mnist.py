@@ -1,0 +1,333 @@
+"""The whole way on full Fashion-MNIST, beside what one would do without a search.
+
+    python benchmarks/fashion_mnist.py [--out FOLDER] [--epochs N] [--workers N]
+
+Three supernets (one per seed), three latency limits each: what was promised, what was measured, and the test
+accuracy with inherited weights, after fine-tuning, and trained alone; beside it torchvision's MobileNetV3 and
+ShuffleNetV2, the widest that keep the limit, and the best of 20 random networks of the space. Every step is
+kept in FOLDER: an interrupted benchmark goes on where it was. Steps that measure time run alone; the others
+run one per core. It needs Debian's package dataset-fashion-mnist, or --data-dir; with two cores about 80 minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+os.environ["OMP_NUM_THREADS"] = "1"  # one core per step: two torch processes of two threads fight
+sys.path.insert(0, str(Path(__file__).parent))  # where torchvision_nets lies, for workers too
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [sys.path[0], os.environ.get("PYTHONPATH", "")]))
+
+import altair as alt
+import pandas as pd
+
+from hwnas import workflows
+from hwnas.files import write_bytes
+from hwnas.latency import LatencyTable
+from hwnas.supernet import Run, Supernet, TrainSettings, load_data, load_run, load_space, load_supernet
+from hwnas.supernet.data import data_record
+from hwnas.supernet.evaluation import accuracy, bn_images, calibrated_subnet
+from hwnas.supernet.spaces import space_record
+from hwnas.workflows.training import train_run
+
+SPACE = str(Path(__file__).with_name("fashion_mnist.toml"))
+DATA = "fashion-mnist"
+SHARES = {"small": 0.3, "medium": 0.55, "large": 0.85}  # limits: shares of the range that the table spans
+SEEDS = (0, 1, 2)
+RANDOM, BUDGET = 20, 30
+LABELS = {"found": "found by search", "random": f"best of {RANDOM} random"}
+LABELS |= {name: f"{name}, scaled by width" for name in ("MobileNetV3", "ShuffleNetV2")}
+TRAININGS = {"inherited": "inherited weights", "tuned": "tuned for 2 epochs", "converged": "trained alone"}
+FAMILIES = {"MobileNetV3": "torchvision_nets:MOBILENET_V3", "ShuffleNetV2": "torchvision_nets:SHUFFLENET_V2"}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One part of the benchmark: a name, and the function and arguments that make its result."""
+
+    name: str
+    work: Callable[..., dict[str, Any]]
+    arguments: tuple[Any, ...]
+
+
+def main() -> None:
+    """Run what is not done yet, then print the table and draw the picture."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("fashion-mnist-benchmark"))
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--epochs", type=int, default=5, help="of each supernet, and of each network alone")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    options = parser.parse_args()
+    out, epochs, steps = options.out, options.epochs, options.out / "steps"
+    cores = options.workers
+    done = run_steps(train_steps(out, epochs, options.data_dir), steps, cores)
+    done |= run_steps(profile_steps(out), steps, 1)  # what measures time runs alone
+    done |= run_steps(search_steps(out), steps, cores)
+    done |= run_steps(measure_steps(out), steps, 1)
+    done |= run_steps(network_steps(out, epochs, options.data_dir), steps, cores)
+    report(out, done, epochs)
+
+
+def run_steps(steps: Sequence[Step], folder: Path, workers: int) -> dict[str, Any]:
+    """The results of all steps, each read from its file in `folder` or made and written there."""
+    with ProcessPoolExecutor(workers, get_context("spawn"), max_tasks_per_child=1) as pool:
+        waiting = {
+            step.name: pool.submit(timed, step) for step in steps if not (folder / f"{step.name}.json").is_file()
+        }
+        for name, result in waiting.items():
+            write_bytes(folder / f"{name}.json", json.dumps(result.result(), indent=1).encode())
+            print(f"{time.strftime('%H:%M:%S')} {name}: {json.dumps(result.result())[:150]}", flush=True)
+    return {step.name: json.loads((folder / f"{step.name}.json").read_text()) for step in steps}
+
+
+def timed(step: Step) -> dict[str, Any]:
+    """The result of a step, with its seconds by the clock and of its processor."""
+    start, work = time.perf_counter(), time.process_time()
+    result = step.work(*step.arguments)
+    return {**result, "seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - work}
+
+
+def train_steps(out: Path, epochs: int, data_dir: Path | None) -> list[Step]:
+    return [Step(f"train-{seed}", train_supernet, (out / f"run{seed}", epochs, seed, data_dir)) for seed in SEEDS]
+
+
+def train_supernet(run: Path, epochs: int, seed: int, data_dir: Path | None) -> dict[str, Any]:
+    settings = TrainSettings(epochs=epochs, seed=seed)
+    trained = workflows.train(SPACE, DATA, run, settings, data_dir=data_dir, resume=True)
+    return {"val_accuracy": workflows.last_metrics(trained)["val_accuracy"]}
+
+
+def profile_steps(out: Path) -> list[Step]:
+    spaces = {"space": SPACE, **FAMILIES}
+    return [Step(f"profile-{name}", profile_space, (spec, out / f"table-{name}.json")) for name, spec in spaces.items()]
+
+
+def profile_space(spec: str, table: Path) -> dict[str, Any]:
+    entries = workflows.profile(spec, "local", table, resume=True).entries
+    return {"ms": {str(layer): entry.ms for layer, entry in entries.items()}}
+
+
+def limits_ms(out: Path) -> dict[str, float]:
+    """The three limits, from the range of latencies that the table says is possible."""
+    cost = LatencyTable.load(out / "table-space.json").cost
+    assert cost is not None
+    low, high = cost.bounds()
+    return {name: round(low + share * (high - low), 3) for name, share in SHARES.items()}
+
+
+def search_steps(out: Path) -> list[Step]:
+    return [Step(f"search-{seed}", search_run, (out, seed, limits_ms(out))) for seed in SEEDS]
+
+
+def search_run(out: Path, seed: int, limits: dict[str, float]) -> dict[str, Any]:
+    """All searches in one supernet; what one has evaluated the next one knows, so evolution comes first."""
+    seconds = {}
+    for strategy, budget in (("evolution", BUDGET), ("random", RANDOM)):
+        for name, limit in limits.items():
+            file = out / f"{strategy}-{name}-{seed}.json"
+            found = workflows.search(
+                out / f"run{seed}",
+                file,
+                [out / "table-space.json"],
+                [f"local={limit}ms"],
+                strategy,
+                budget,
+                seed,
+            ).found
+            seconds[f"{strategy}-{name}"] = {"seconds": found.seconds, "reused": found.reused}
+    return {"searches": seconds}
+
+
+def measure_steps(out: Path) -> list[Step]:
+    names = [f"{kind}-{name}-{seed}" for kind in ("evolution", "random") for name in SHARES for seed in SEEDS]
+    return [Step(f"export-{name}", export_found, (out / f"{name}.json", out / f"{name}.onnx")) for name in names]
+
+
+def export_found(found: Path, model: Path) -> dict[str, Any]:
+    """Predicted and measured latency, and test accuracy with inherited weights, from the certificate."""
+    proof = workflows.export(found, model, "local")
+    times = proof.latency["local"]
+    return {
+        "limit_ms": times.limit_ms,
+        "predicted_ms": times.predicted_ms,
+        "measured_ms": times.measured_ms,
+        "within_limits": proof.within_limits,
+        "inherited": proof.accuracy_onnx,
+        "max_abs_diff": proof.max_abs_diff,
+        "notes": list(proof.notes),
+    }
+
+
+def network_steps(out: Path, epochs: int, data_dir: Path | None) -> list[Step]:
+    """Every network trained: fine-tuned, alone as long as the supernet, alone twice as long."""
+    steps = []
+    for seed in SEEDS:
+        for name in SHARES:
+            found = out / f"evolution-{name}-{seed}.json"
+            steps.append(Step(f"tuned-{name}-{seed}", train_found, (found, out / f"tuned-{name}-{seed}", 2, False)))
+            steps.append(Step(f"alone-{name}-{seed}", train_found, (found, out / f"alone-{name}-{seed}", epochs, True)))
+    steps += baseline_steps(out, 2 * epochs, data_dir)
+    return [*steps, *(converged_step(out, name, SEEDS[0], 2 * epochs) for name in SHARES)]
+
+
+def converged_step(out: Path, name: str, seed: int, epochs: int) -> Step:
+    found = out / f"evolution-{name}-{seed}.json"
+    return Step(f"converged-{name}-{seed}", train_found, (found, out / f"converged-{name}-{seed}", epochs, True))
+
+
+def train_found(found: Path, run: Path, epochs: int, from_scratch: bool) -> dict[str, Any]:
+    """Test accuracy of a found network after fine-tuning, or trained from scratch."""
+    tuned = workflows.finetune(found, run, epochs=epochs, from_scratch=from_scratch, resume=True)
+    return {"val": tuned.accuracy, "test": test_accuracy(run)}
+
+
+def test_accuracy(folder: Path) -> float:
+    """Test accuracy of the one network of a run."""
+    run, network = load_run(folder), load_supernet(folder)
+    data = workflows.run_data(run, network.space)
+    assert run.arch is not None
+    subnet = calibrated_subnet(network, run.arch, bn_images(data, run.train["seed"]))
+    return accuracy(subnet, data, data.test)
+
+
+def baseline_steps(out: Path, epochs: int, data_dir: Path | None) -> list[Step]:
+    """The widest network of each torchvision family that keeps each limit, where one does."""
+    steps = []
+    for family in FAMILIES:
+        table = LatencyTable.load(out / f"table-{family}.json")
+        measured = [table.sum_ms((gene,)) for gene in range(len(table.entries))]
+        for name, limit in limits_ms(out).items():
+            fitting = [gene for gene, ms in enumerate(measured) if ms <= limit]
+            if fitting:
+                arguments = (out / f"{family}-{name}", family, max(fitting), measured[max(fitting)], epochs, data_dir)
+                steps.append(Step(f"{family}-{name}", train_baseline, arguments))
+    return steps
+
+
+def train_baseline(
+    folder: Path, family: str, gene: int, measured_ms: float, epochs: int, data_dir: Path | None
+) -> dict[str, Any]:
+    """A torchvision network trained just as ours are trained alone."""
+    space, settings = load_space(FAMILIES[family]), TrainSettings(epochs=epochs)
+    data = load_data(DATA, space, settings.seed, data_dir)
+    network = Supernet(space, only=(gene,))
+    where = str(data_dir.resolve()) if data_dir else None
+    run = Run(folder, space_record(space), data_record(data), where, network.sharing, vars(settings), arch=(gene,))
+    train_run(run, network, data, settings, resume=True, progress=lambda *_: None)
+    return {"measured_ms": measured_ms, "test": test_accuracy(folder), "layer": str(space.layers()[gene])}
+
+
+def rows_of(done: dict[str, Any]) -> pd.DataFrame:
+    """One row per network: limit, kind, seed, latencies in ms, test accuracies as fractions."""
+    rows = []
+    for name in SHARES:
+        for seed in SEEDS:
+            ours = done[f"export-evolution-{name}-{seed}"]
+            accuracies = {
+                column: done[step]["test"]
+                for column in ("tuned", "alone", "converged")
+                if (step := f"{column}-{name}-{seed}") in done
+            }
+            rows.append({"limit": name, "kind": "found", "seed": seed, **ours, **accuracies})
+            rows.append({"limit": name, "kind": "random", "seed": seed, **done[f"export-random-{name}-{seed}"]})
+        for family in FAMILIES:
+            if (step := f"{family}-{name}") in done:
+                result = done[step]
+                rows.append(
+                    {
+                        "limit": name,
+                        "kind": family,
+                        "seed": SEEDS[0],
+                        "measured_ms": result["measured_ms"],
+                        "converged": result["test"],
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def report(out: Path, done: dict[str, Any], epochs: int) -> None:
+    """Print every network, the README's table and the two bars; draw the picture."""
+    rows = rows_of(done)
+    rows.to_csv(out / "networks.csv", index=False)
+    columns = ["limit", "kind", "seed", "limit_ms", "predicted_ms", "measured_ms", "within_limits"]
+    columns += ["inherited", "tuned", "alone", "converged"]
+    print(rows[columns].to_string(index=False, float_format="{:.4f}".format, na_rep=""))
+    print("\n".join(["", *summary(rows, epochs), ""]))
+    ours = rows[rows.kind == "found"]
+    for name, reached, bar in (("inherited", ours.inherited, 0.02), ("fine-tuned", ours.tuned, 0.005)):
+        gap = ours.alone - reached
+        print(f"{name}: {gap.mean():.2%} below alone (worst {gap.max():.2%}, bar {bar:.1%})")
+    for line in costs(done):
+        print(line)
+    chart(rows).save(str(out / "fashion-mnist.png"), scale_factor=1.5)
+
+
+def summary(rows: pd.DataFrame, epochs: int) -> list[str]:
+    """The table of the README: means over the seeds."""
+    lines = [
+        f"| limit, ms | network | predicted | measured | inherited | tuned, 2 epochs | alone, {epochs} epochs "
+        f"| alone, {2 * epochs} epochs |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for (limit, kind), group in rows.groupby(["limit", "kind"], sort=False):
+        ms = rows[rows.limit == limit].limit_ms.max()
+        times = [f"{v:.4f}" if (v := group[c].mean()) == v else "" for c in ("predicted_ms", "measured_ms")]
+        accuracies = [mean_words(group[c]) for c in ("inherited", "tuned", "alone", "converged")]
+        lines.append("| " + " | ".join([f"{ms:.3f}", LABELS.get(str(kind), str(kind)), *times, *accuracies]) + " |")
+    return lines
+
+
+def mean_words(values: pd.Series) -> str:
+    """Mean and range of what is known: `91.3 % (90.9-91.6)`."""
+    known = [100 * value for value in values.dropna()]
+    if not known:
+        return ""
+    spread = f" ({min(known):.1f}-{max(known):.1f})" if len(known) > 1 else ""
+    return f"{statistics.mean(known):.1f} %{spread}"
+
+
+def costs(done: dict[str, Any]) -> list[str]:
+    """What everything cost: processor seconds of the training, clock seconds per limit."""
+    training = statistics.mean(done[f"train-{seed}"]["cpu_seconds"] for seed in SEEDS)
+    searches = [done[f"search-{seed}"]["searches"][f"evolution-{name}"] for seed in SEEDS for name in SHARES]
+    exports = [done[f"export-evolution-{name}-{seed}"]["seconds"] for seed in SEEDS for name in SHARES]
+    return [
+        f"training: {training:.0f} s of one core, once per supernet",
+        f"profiling: {done['profile-space']['seconds']:.0f} s, once per device",
+        f"per limit: search {statistics.median(s['seconds'] for s in searches):.0f} s "
+        f"({BUDGET} evaluations, one core), "
+        f"export, proof and measurement {statistics.median(exports):.0f} s",
+    ]
+
+
+def chart(rows: pd.DataFrame) -> alt.LayerChart:
+    """Test accuracy against measured latency."""
+    points = rows.melt(["kind", "measured_ms"], ["inherited", "tuned", "converged"], "training", "accuracy").dropna()
+    points["what"] = points.kind.map(LABELS) + ", " + points.training.map(TRAININGS)
+    dots = (
+        alt.Chart(points)
+        .mark_point(filled=True, size=80, opacity=0.85)
+        .encode(
+            alt.X("measured_ms:Q", title="measured latency, ms", scale=alt.Scale(zero=False)),
+            alt.Y("accuracy:Q", title="test accuracy", scale=alt.Scale(zero=False), axis=alt.Axis(format=".1%")),
+            alt.Color("what:N", title=None),
+            alt.Shape("what:N", title=None),
+        )
+    )
+    limits = alt.Chart(rows.dropna(subset="limit_ms")).mark_rule(strokeDash=[4, 4]).encode(x="limit_ms:Q")
+    title = "Fashion-MNIST: found networks and scaled ones; dashed: the limits"
+    return alt.layer(limits, dots).properties(width=560, height=380, title=title)
+
+
+if __name__ == "__main__":
+    main()
