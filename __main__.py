@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from .errors import HwnasError, InputError, write_fault
+from .errors import NO_ROOM, HwnasError, InputError, write_fault
 from .progress import Progress as Report
 
 app = typer.Typer(
@@ -79,7 +79,7 @@ def demo(
 @app.command()
 def train(
     space: Annotated[str, typer.Option(help="The search space: mobilenet:size=32,classes=10.")],
-    data: Annotated[str, typer.Option(help="digits, or fashion-mnist.")],
+    data: Annotated[str, typer.Option(help="digits, fashion-mnist, cifar10, cifar100, folder:PATH, module:attribute.")],
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
     epochs: EpochsOption = None,
     batch: BatchOption = None,
@@ -99,13 +99,22 @@ def train(
     given: dict[str, Any] = {"epochs": epochs, "batch": batch, "lr": lr, "sampling": sampling, "seed": seed}
     settings = workflows.TrainSettings(**{name: value for name, value in given.items() if value is not None})
     with bar("training") as progress:
-        run = workflows.train(space, data, out, settings, sharing, data_dir, init_from, resume, progress)
-    if run.start is not None:
-        console.print(workflows.start_summary(run))
+        run = workflows.train(
+            space,
+            data,
+            out,
+            settings,
+            sharing=sharing,
+            data_dir=data_dir,
+            init_from=init_from,
+            resume=resume,
+            progress=progress,
+            note=console.print,
+        )
     last = workflows.last_metrics(run)
     console.print(
         f"{out}: {int(last['epoch'])} epochs, loss {last['loss']:.3f}, "
-        f"validation accuracy of random subnets {last['val_accuracy']:.4f}"
+        f"validation {run.data['metric']} of random subnets {last['val_accuracy']:.4f}"
     )
 
 
@@ -189,7 +198,7 @@ def search(
         searched = workflows.search(run, out, table or (), limit or (), strategy, budget, seed, pareto, progress)
     found = searched.found
     console.print(
-        f"{out}: validation accuracy {found.accuracy:.4f} after {found.evaluations} evaluations "
+        f"{out}: validation {found.metric} {found.accuracy:.4f} after {found.evaluations} evaluations "
         f"({found.reused} reused), {found.seconds:.0f} s"
     )
     for name, value in found.costs.items():
@@ -214,13 +223,13 @@ def finetune(
 ) -> None:
     """Train a found network on, alone.
 
-    Fine-tuning takes 2 epochs at a small learning rate; from scratch it is trained as the supernet was.
+    Fine-tuning takes 2 epochs at half of the learning rate; from scratch it is trained as the supernet was.
     """
     from . import workflows
 
     with bar("training") as progress:
-        tuned = workflows.finetune(found, out, data, data_dir, epochs, lr, batch, from_scratch, resume, progress)
-    console.print(f"{out / 'found.json'}: validation accuracy {tuned.accuracy:.4f}")
+        tuned = workflows.finetune(found, out, data, data_dir, epochs, batch, lr, from_scratch, resume, progress)
+    console.print(f"{out / 'found.json'}: validation {tuned.metric} {tuned.accuracy:.4f}")
 
 
 @app.command()
@@ -247,7 +256,7 @@ def export(
     )
     console.print(f"  outputs differ by at most {proof.max_abs_diff:.1e} (supernet path, subnet, ONNX Runtime)")
     console.print(
-        f"  test accuracy {proof.accuracy_onnx:.4f} [{low:.4f}, {high:.4f}] in ONNX Runtime, "
+        f"  test {proof.metric} {proof.accuracy_onnx:.4f} [{low:.4f}, {high:.4f}] in ONNX Runtime, "
         f"{proof.accuracy_torch:.4f} in torch, {proof.test_images} images"
     )
     for name, times in proof.latency.items():
@@ -289,16 +298,18 @@ def run(arguments: Sequence[str]) -> int:
     try:
         status = app(list(arguments) or ["--help"], prog_name="hwnas", standalone_mode=False)
     except HwnasError as error:
+        if error.__cause__ is not None and os.environ.get("HWNAS_TRACEBACK"):
+            raise
         return fail(str(error), error.exit_status)
     except (KeyboardInterrupt, typer.Abort):
         status = STOPPED
-    except OSError as error:
-        return fail(str(write_fault(error.filename or "the output", error)), 1)
     except Exception as error:
         if hasattr(error, "format_message"):
             return fail(usage(error, arguments), 2)
         if os.environ.get("HWNAS_TRACEBACK"):
             raise
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            return fail(str(write_fault(error.filename or "the output", error)), 1)
         return fail(f"a fault in {origin(error)}, {type(error).__name__}: {error} (HWNAS_TRACEBACK=1 shows more)", 1)
     if status == STOPPED:  # some versions of typer turn Ctrl-C into this status
         command = arguments[0] if arguments else ""
@@ -308,13 +319,12 @@ def run(arguments: Sequence[str]) -> int:
 
 def origin(error: BaseException) -> str:
     """Whose code failed: hwnas itself, or a user's own file and line behind module:attribute."""
-    frames = traceback.extract_tb(error.__traceback__)
-    for frame in reversed(frames):
-        path = Path(frame.filename)
-        if path.is_relative_to(Path(__file__).parent):
+    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
+        package, path = frame.f_globals.get("__name__", "").partition(".")[0], frame.f_code.co_filename
+        if package in ("hwnas", "__main__"):
             break
-        if path.is_file() and not path.is_relative_to(sys.prefix) and not path.is_relative_to(sys.base_prefix):
-            return f"{frame.filename}, line {frame.lineno}"
+        if package not in sys.stdlib_module_names and "site-packages" not in path and Path(path).is_file():
+            return f"{path}, line {line}"
     return "hwnas itself"
 
 

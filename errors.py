@@ -10,7 +10,7 @@ NO_ROOM = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 
 
 class HwnasError(Exception):
-    """Root of all errors of this package; the command line prints it as one line and exits with 2."""
+    """Root of all errors of this package; the command line prints it as one line and exits with `exit_status`."""
 
     exit_status = 2
 

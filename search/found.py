@@ -16,10 +16,11 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Found:
-    """One network that a search found. `accuracy` is on validation images, latencies are ms.
+    """One network that a search found. `accuracy` is the data's `metric` on validation images, latencies are ms.
 
     `tables` holds for each device its fingerprint, the table's path and the nominal `reference_ms`; `front`
-    the non-dominated networks, where they were asked for; `weights` the fingerprint of the supernet's.
+    the non-dominated networks, where they were asked for; `weights` the fingerprint of the
+    supernet's, or of the network's own after fine-tuning.
     """
 
     arch: Arch
@@ -39,6 +40,7 @@ class Found:
     seconds: float
     seed: int
     front: tuple[Mapping[str, Any], ...] = ()
+    metric: str = "accuracy"
 
     def save(self, path: Path) -> None:
         """Write FOUND.json, atomically."""
@@ -49,8 +51,12 @@ class Found:
         """Read what `save` wrote."""
         data = read_json(path, "found", VERSION)
         try:
-            fields = {name: data[name] for name in cls.__dataclass_fields__}
+            fields = {
+                "metric": data.get("metric", "accuracy"),
+                **{name: data[name] for name in cls.__dataclass_fields__ if name != "metric"},
+            }
             fields["arch"] = tuple(int(gene) for gene in fields["arch"])
+            fields["front"] = tuple(fields["front"])
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path} is a damaged result ({error}): search again") from error
         return cls(**fields)

@@ -134,7 +134,7 @@ class EvaluationStore:
                 raise InputError(
                     f"{self.path} is not a readable evaluation store ({error}): move it away to start a new one"
                 ) from error
-            full = name.startswith(("SQLITE_FULL", "SQLITE_IOERR"))
+            full = name in ("SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_FSYNC")
             remedy = "; make room there, then search again with --resume: what is stored is kept" if full else ""
             raise FaultError(f"evaluation store {self.path}: {error}{remedy}") from error
         except OSError as error:

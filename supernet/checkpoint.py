@@ -16,6 +16,7 @@ from ..files import digest, read_json, write_bytes, write_json
 from .space import Arch, SearchSpace
 from .spaces import recorded_space
 from .supernet import Supernet
+from .weights import load_tensors
 
 VERSION = 1
 CHECKPOINT, METRICS, RUN = "checkpoint.pt", "metrics.jsonl", "run.json"
@@ -26,7 +27,8 @@ class Run:
     """A training run: what it is made of, as written in its run.json.
 
     `space` is a `space_record`, `data` a `data_record`. `arch` is the one network that is trained, None for a
-    supernet; `start` says where its weights come from (source, fingerprint), None from scratch.
+    supernet; `start` says where its weights come from (`source`, `fingerprint`; of a tuned network also `train`, the
+    settings of the supernet), None from scratch.
     """
 
     folder: Path
@@ -90,14 +92,14 @@ def load_checkpoint(run: Path, supernet: nn.Module, optimizer: torch.optim.Optim
     path = run / CHECKPOINT
     if not path.is_file():
         return 0
+    saved = load_tensors(path, "a checkpoint of this run", "remove it to train anew")
     try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
         supernet.load_state_dict(saved["model"])
         if optimizer is not None:
             optimizer.load_state_dict(saved["optimizer"])
         return int(saved["epoch"])
-    except Exception as error:  # torch raises many kinds for a truncated or foreign file
-        reason = str(error).splitlines()[0].partition(". ")[0] if str(error) else type(error).__name__
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        reason = str(error).splitlines()[0]
         raise InputError(f"{path} is not a checkpoint of this run ({reason}): remove it to train anew") from error
 
 

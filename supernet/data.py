@@ -88,6 +88,7 @@ def data_record(data: Data) -> dict[str, object]:
         "std": data.std.tolist(),
         "task": data.task,
         "metric": data.metric,
+        "flip": data.flip,
         "fingerprint": digest(*(tensor.numpy().tobytes() for tensor in tensors), *metric),
     }
 

@@ -34,7 +34,7 @@ from ..files import digest
 from .layer import named
 from .space import SearchSpace
 from .supernet import Supernet
-from .weights import Block, Part, State, read_blocks, sort_channels
+from .weights import Block, Part, State, load_tensors, read_blocks, sort_channels
 
 Options = dict[str, list[nn.Module]]  # by slot (and operation) the options that are filled together
 
@@ -90,22 +90,19 @@ def _download(name: str) -> State:
     if name not in known:
         raise unknown_name("torchvision model", name, known)
     try:
-        with torch.random.fork_rng(devices=[]):
-            return torchvision.models.get_model(name, weights="DEFAULT").state_dict()
-    except (OSError, RuntimeError) as error:  # URLError is an OSError, a damaged download a RuntimeError
-        remedy = "download them elsewhere, save the state_dict and give the FILE.pt"
-        raise InputError(f"the weights of torchvision:{name} can't be downloaded ({error}): {remedy}") from error
+        weights = torchvision.models.get_model_weights(name).DEFAULT
+        found: State = weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
+        return found
+    except Exception as error:  # no network, a damaged download, a file in torch's cache that is none
+        remedy = f"remove it from {torch.hub.get_dir()}/checkpoints if it is there, or give a FILE.pt"
+        raise InputError(f"the weights of torchvision:{name} can't be loaded ({error}): {remedy}") from error
 
 
 def _read(path: Path) -> State:
     """The state_dict in a file, without wrappers."""
     if not path.is_file():
         raise InputError(f"there is no file {path}: give a FILE.pt, or torchvision:NAME")
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a truncated or foreign file
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path} is no file of weights ({reason}): {REMEDY}") from error
+    found = load_tensors(path, "a file of weights", REMEDY)
     if isinstance(found, dict):
         found = next((found[key] for key in NESTED if isinstance(found.get(key), dict)), found)
     if not isinstance(found, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in found.values()):
@@ -130,7 +127,8 @@ def initialise_from(supernet: Supernet, source: str) -> Initialised:
 def _fill_by_name(supernet: Supernet, state: State) -> tuple[dict[str, str], set[str]]:
     """Of every layer where it comes from, nothing if fresh; and the names of the tensors that were used."""
     layers: dict[str, str] = {}
-    for name, tensor in supernet.state_dict().items():
+    own = supernet.state_dict().items()  # of a shared weight the largest source comes last, as it covers the others
+    for name, tensor in sorted(own, key=lambda item: state[item[0]].numel() if item[0] in state else 0):
         if name in state and state[name].ndim == tensor.ndim:
             _fill(tensor, state[name])
         if tensor.ndim > 1:
@@ -253,7 +251,8 @@ def _copy(path: Options, target: Part, source: Part, state: State) -> set[str]:
 
 def _fill(target: torch.Tensor, source: torch.Tensor) -> None:
     """Fill the first channels and the centre of the kernel; covered outputs read zeros from what is left over."""
-    target[: len(source)] = 0
+    if target.ndim:
+        target[: len(source)] = 0
     for axis, sizes in enumerate(zip(target.shape, source.shape, strict=True)):
         starts = [(size - min(sizes)) // 2 if axis > 1 else 0 for size in sizes]
         target, source = (t.narrow(axis, i, min(sizes)) for t, i in zip((target, source), starts, strict=True))

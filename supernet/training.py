@@ -15,7 +15,7 @@ from torch import nn
 
 from ..errors import FaultError, InputError, unknown_name
 from ..progress import Progress, silent
-from .checkpoint import append_metrics, load_checkpoint, save_checkpoint
+from .checkpoint import append_metrics, load_checkpoint, read_metrics, save_checkpoint
 from .data import Data, training_batches
 from .evaluation import probe_accuracy
 from .space import Arch, SearchSpace
@@ -63,6 +63,7 @@ def train(supernet: Supernet, data: Data, settings: TrainSettings, run: Path, pr
     supernet.to(memory_format=torch.channels_last).train()
     optimizer = make_optimizer(supernet, settings)
     first_epoch = load_checkpoint(run, supernet, optimizer)
+    read_metrics(run)  # damaged, it is an error now and not after an epoch
     steps = steps_per_epoch(data, settings)
     sample_paths = SAMPLING[settings.sampling]
     for epoch in range(first_epoch, settings.epochs):

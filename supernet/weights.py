@@ -6,12 +6,25 @@ import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import torch
+
+from ..errors import InputError
 
 State = Mapping[str, torch.Tensor]
 
 BLOCKS = re.compile("PD(?:RX)?P|D(?:RX)?P|C(?:RX)?P(?!D)|[A-Z]")  # in the letters of `Part`
+
+
+def load_tensors(path: Path, kind: str, remedy: str) -> Any:
+    """What torch saved in a file, tensors and plain values only; InputError for any file that is not `kind`."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a truncated or foreign file
+        reason = str(error).splitlines()[0].partition(". ")[0] if str(error) else type(error).__name__
+        raise InputError(f"{path} is not {kind} ({reason}): {remedy}") from error
 
 
 @dataclass(frozen=True)

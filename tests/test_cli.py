@@ -45,6 +45,22 @@ def made(tmp_path_factory: pytest.TempPathFactory, simulated: Any) -> Path:
     return folder
 
 
+FAULTY = """
+from hwnas.supernet import ChoiceSpace, Layer, Node
+from torch import nn
+class Flat(nn.Linear):
+    def forward(self, x):
+        return super().forward(x.flatten(1))
+class FaultySpace(ChoiceSpace):
+    def __init__(self):
+        super().__init__([2])
+    def graph(self, arch):
+        return (Node(Layer("flat", 1, 10, 8, 0)),)
+    def build(self, layer):
+        return Flat(9, 10)
+"""
+
+
 def files(folder: Path) -> dict[str, bytes]:
     """Everything in a folder but SQLite's own companions, which come and go."""
     paths = [path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(("-wal", "-shm"))]
@@ -198,6 +214,19 @@ def test_a_fault_of_ours_is_one_line_and_its_traceback_can_be_asked_for(
     monkeypatch.setenv("HWNAS_TRACEBACK", "1")
     with pytest.raises(RuntimeError, match="first"):
         run(["list", "spaces"])
+
+
+def test_a_fault_in_a_users_own_code_names_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "faulty_space.py").write_text(FAULTY)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    status = run(["train", "--space", "faulty_space:FaultySpace", "--data", "digits", "--out", "run"])
+    message = capsys.readouterr().err
+    assert status == 1
+    assert "faulty_space.py, line 6" in message
+    assert "mat1 and mat2" in message
 
 
 def test_an_error_of_several_lines_is_printed_as_one(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from hwnas import workflows
 from hwnas.__main__ import run as main
@@ -61,21 +63,29 @@ def test_finetuning_is_a_run_that_export_takes(found: Path, tmp_path: Path) -> N
     assert tuned.weights != before.weights
     assert tuned.accuracy > before.accuracy
     run = load_run(tmp_path / "tuned")
-    assert run.start == {"source": before.run, "fingerprint": before.weights}
+    origin = load_run(Path(before.run))
+    assert run.start == {"source": before.run, "fingerprint": before.weights, "train": origin.train}
     assert run.train["seed"] == 3  # of the run it was found in: its validation images stay unseen
-    assert run.data == load_run(Path(before.run)).data
+    assert run.data == origin.data
     proof = workflows.export(tmp_path / "tuned" / "found.json", tmp_path / "net.onnx")
     assert proof.max_abs_diff < 1e-4
     assert proof.weights == tuned.weights
 
 
-def test_from_scratch_forgets_the_inherited_weights(found: Path, tmp_path: Path) -> None:
-    workflows.finetune(found, tmp_path / "alone", epochs=1, from_scratch=True)
-    run = load_run(tmp_path / "alone")
-    assert run.start is None
-    assert run.train["lr"] == load_run(Path(Found.load(found).run)).train["lr"]
-    tuned = workflows.finetune(found, tmp_path / "tuned", epochs=1)
-    assert tuned.accuracy != Found.load(tmp_path / "alone" / "found.json").accuracy
+def test_from_scratch_forgets_the_inherited_weights(
+    found: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    supernet = load_run(Path(Found.load(found).run))
+    workflows.finetune(found, tmp_path / "tuned", epochs=1)
+    tuned = load_run(tmp_path / "tuned").train
+    assert tuned["lr"] == supernet.train["lr"] / 2
+    with monkeypatch.context() as patch:
+        patch.setattr(Supernet, "inherit", lambda *_: pytest.fail("weights were inherited"))
+        for source in (found, tmp_path / "tuned" / "found.json"):  # the supernet's settings, whoever trained last
+            out = tmp_path / f"alone of {source.parent.name}"
+            workflows.finetune(source, out, from_scratch=True)
+            assert load_run(out).train == supernet.train
+            assert load_run(out).start is None
 
 
 def test_a_finetuning_goes_on_where_it_stopped(found: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,9 +133,10 @@ def test_a_supernet_starts_from_a_pretrained_network(
     start = load_run(tmp_path / "run").start
     assert start is not None
     assert start["source"] == str(source)
-    torch.save(Supernet(load_space(SPACE)).subnet((0, 1, 2)).state_dict(), source)  # other weights, the same name
-    assert main([*command.split(), str(source), "--resume"]) == 2
-    assert "start" in capsys.readouterr().err
+    source.unlink()
+    assert main([*command.split(), str(source), "--resume"]) == 0  # the checkpoint has everything
+    assert main([*command.split(), "torchvision:mobilenet_v2_", "--resume"]) == 2
+    assert "mean mobilenet_v2" in capsys.readouterr().err
 
 
 def test_a_network_of_which_nothing_fits_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -136,6 +147,23 @@ def test_a_network_of_which_nothing_fits_is_refused(tmp_path: Path, capsys: pyte
     assert not (tmp_path / "run").exists()
 
 
-def test_other_data_must_fit_the_network(found: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no folder"):
-        workflows.finetune(found, tmp_path / "tuned", data=f"folder:{tmp_path}/none")
+@pytest.mark.parametrize("classes", [10, 3])
+def test_a_network_is_tuned_on_other_data_that_fit(
+    classes: int, found: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (classes, 12, 16, 16), dtype=np.uint8)
+    for name, images in enumerate(pixels):
+        (tmp_path / "data" / str(name)).mkdir(parents=True)
+        for i, image in enumerate(images):
+            Image.fromarray(image).save(tmp_path / "data" / str(name) / f"{i}.png")
+    data = f"folder:{tmp_path}/data"
+    status = main(f"finetune {found} --out {tmp_path}/tuned --data {data} --epochs 1 --batch 16 --lr 0.01".split())
+    if classes == 3:
+        assert status == 2
+        assert "has 3 classes" in capsys.readouterr().err
+        return
+    assert status == 0
+    run = load_run(tmp_path / "tuned")
+    assert run.data["spec"] == Found.load(tmp_path / "tuned" / "found.json").data == data
+    assert (run.train["epochs"], run.train["batch"], run.train["lr"]) == (1, 16, 0.01)
+    assert "validation accuracy" in capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -20,7 +21,7 @@ import pytest
 import torch
 
 from hwnas import listing, workflows
-from hwnas.errors import InfeasibleError, InputError, MismatchError
+from hwnas.errors import FaultError, InfeasibleError, InputError, MismatchError
 from hwnas.supernet import TrainSettings, load_supernet
 from hwnas.supernet.checkpoint import read_metrics
 
@@ -186,6 +187,46 @@ def test_export_refuses_weights_that_were_not_searched(run: Path, tmp_path: Path
     with pytest.raises(MismatchError, match="search again"):
         workflows.export(tmp_path / "found.json", tmp_path / "net.onnx")
     assert not (tmp_path / "net.onnx").exists()
+
+
+def test_an_export_that_meets_a_full_disk_keeps_the_old_pair(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workflows.search(run, tmp_path / "found.json", budget=2)
+    workflows.export(tmp_path / "found.json", tmp_path / "net.onnx")
+    old = {name: (tmp_path / name).read_bytes() for name in ("net.onnx", "net.json")}
+    workflows.search(run, tmp_path / "found.json", budget=9, seed=5)
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(FaultError, match="make room"):
+        workflows.export(tmp_path / "found.json", tmp_path / "net.onnx")
+    assert {name: (tmp_path / name).read_bytes() for name in old} == old
+
+
+def test_damaged_metrics_are_told_before_an_epoch_is_trained(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+
+    def stop(done: float, total: float, words: str) -> None:  # in the second epoch
+        if done / total > 0.75:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        workflows.train(SPACE, "digits", folder, TrainSettings(epochs=2, batch=BATCH), progress=stop)
+    (folder / "metrics.jsonl").write_text('{"epoch": 1, "lo')
+    trained: list[tuple[float, float, str]] = []
+    with pytest.raises(InputError, match=r"metrics\.jsonl"):
+        workflows.train(
+            SPACE,
+            "digits",
+            folder,
+            TrainSettings(epochs=2, batch=BATCH),
+            resume=True,
+            progress=lambda *told: trained.append(told),
+        )
+    assert not trained
 
 
 def test_progress_is_told(run: Path, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from ..supernet import TrainSettings
 from .exporting import export
 from .profiling import profile, validate
-from .runs import last_metrics, run_data, start_summary
+from .runs import last_metrics, run_data
 from .searching import STORE, Searched, search
 from .training import finetune, train
 
@@ -17,7 +17,6 @@ __all__ = [
     "profile",
     "run_data",
     "search",
-    "start_summary",
     "train",
     "validate",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -66,7 +67,8 @@ def export(
 def _replace_model(model: bytes, proof: Path, file: IO[bytes]) -> None:
     """Write a network, and remove the proof of the one before: never a new network beside an old proof."""
     file.write(model)
-    file.flush()  # a full disk is met here, while both of the old files stand
+    file.flush()
+    os.fsync(file.fileno())  # a full disk is met here, while both of the old files stand
     proof.unlink(missing_ok=True)
 
 

@@ -13,7 +13,6 @@ from ..search.found import Found
 from ..supernet import Data, Run, SearchSpace, Supernet, load_data, load_run, load_space, load_supernet
 from ..supernet.checkpoint import METRICS, RUN, read_metrics, weights_fingerprint
 from ..supernet.data import data_record
-from ..supernet.pretrained import Initialised
 
 
 def last_metrics(run: Run) -> dict[str, float]:
@@ -24,22 +23,19 @@ def last_metrics(run: Run) -> dict[str, float]:
     return metrics[-1]
 
 
-def start_summary(run: Run) -> str:
-    """Which weights of a pretrained network a run began with, in one line."""
-    assert run.start is not None
-    return Initialised(**run.start).summary()
-
-
 def space_of(text: str) -> SearchSpace:
     """The space that a SPACE or the folder of a RUN names."""
     is_run = Path(text).is_dir() or ("/" in text and not text.endswith(".toml"))
     return load_run(Path(text)).load_space() if is_run else load_space(text)
 
 
-def run_data(run: Run, space: SearchSpace) -> Data:
-    """The data of a run, split as it was trained; MismatchError where they have changed since."""
-    folder = Path(run.data_dir) if run.data_dir else None
-    data = load_data(run.data["spec"], space, run.train["seed"], folder)
+def run_data(run: Run, space: SearchSpace, folder: Path | None = None) -> Data:
+    """The data of a run, split as it was trained; MismatchError where they have changed since.
+
+    `folder` is where they lie now, where that is not where they lay.
+    """
+    where = folder or (Path(run.data_dir) if run.data_dir else None)
+    data = load_data(run.data["spec"], space, run.train["seed"], where)
     if data_record(data)["fingerprint"] != run.data["fingerprint"]:
         raise MismatchError(
             f"the images or the metric of {data.spec} have changed since {run.folder} was trained: train it anew"
@@ -54,9 +50,9 @@ def check_same(old: Run, new: Run) -> None:
         made_of = {
             name: f"{it['spec']} ({it['fingerprint']})" for name, it in (("space", run.space), ("data", run.data))
         }
-        metric = run.data.get("metric", "accuracy")
+        data = {"metric": run.data.get("metric", "accuracy"), "flip": run.data.get("flip", new.data["flip"])}
         start = f"{run.start['source']} ({run.start['fingerprint']})" if run.start else "scratch"
-        return {**made_of, "metric": metric, "network": run.arch, "start": start, "sharing": run.sharing, **run.train}
+        return {**made_of, **data, "network": run.arch, "start": start, "sharing": run.sharing, **run.train}
 
     before, now = settings(old), settings(new)
     names = [name for name in now if before[name] != now[name]]

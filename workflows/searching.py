@@ -82,6 +82,7 @@ def search(
         reused=accuracy.reused,
         seconds=result.seconds,
         seed=seed,
+        metric=data.metric,
         front=_front(result, pareto, supernet.space, by_name) if pareto else (),
     )
     found.save(out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 
 from ..errors import InputError
 from ..files import check_target, exclusive
-from ..progress import Progress, silent
+from ..progress import Progress, silent, unheard
 from ..search.found import Found
 from ..supernet import Data, Run, SearchSpace, Supernet, TrainSettings, load_data, load_run, load_space
 from ..supernet import train as train_supernet
@@ -23,7 +24,7 @@ from ..supernet.training import steps_per_epoch
 from .runs import check_same, run_data, run_of, supernet_of
 
 FOUND = "found.json"
-FINETUNE_EPOCHS, FINETUNE_LR = 2, 0.05
+FINETUNE_EPOCHS, FINETUNE_RATE = 2, 0.5  # the rate as a share of the supernet's
 
 
 def train(
@@ -36,21 +37,37 @@ def train(
     init_from: str | None = None,
     resume: bool = False,
     progress: Progress = silent,
+    note: Callable[[str], None] = unheard,
 ) -> Run:
     """Train a supernet of `space` on `data` into the folder `out`; with `resume` go on from its checkpoint.
 
-    `init_from` names a pretrained network whose weights it starts with: `torchvision:NAME`, or a file of torch.
+    `init_from` names a pretrained network whose weights it starts with: `torchvision:NAME`, or a file of torch;
+    `note` is told which layers do.
     """
     check_target(out / RUN)
     loaded = load_space(space)
     images = load_data(resolved(data), loaded, settings.seed, data_dir)
     torch.manual_seed(settings.seed)
     supernet = Supernet(loaded, sharing)
-    start = asdict(initialise_from(supernet, init_from)) if init_from else None
+    start = begin_from(supernet, init_from, out, note) if init_from else None
     folder = str(data_dir.resolve()) if data_dir else None
     run = Run(out, space_record(loaded), data_record(images), folder, sharing, asdict(settings), start=start)
     train_run(run, supernet, images, settings, resume, progress)
     return run
+
+
+def begin_from(supernet: Supernet, source: str, out: Path, note: Callable[[str], None]) -> dict[str, Any]:
+    """Fill a supernet from a pretrained network; the record of that for the run in `out`.
+
+    A run that has a checkpoint already needs the source no more.
+    """
+    if not source.startswith("torchvision:"):
+        source = str(Path(source).resolve())
+    if (out / CHECKPOINT).exists() and (before := load_run(out).start) and before["source"] == source:
+        return before
+    done = initialise_from(supernet, source)
+    note(done.summary())
+    return {"source": source, "fingerprint": done.fingerprint, "layers": done.summary()}
 
 
 def train_run(
@@ -78,49 +95,68 @@ def finetune(
     data: str | None = None,
     data_dir: Path | None = None,
     epochs: int | None = None,
-    lr: float | None = None,
     batch: int | None = None,
+    lr: float | None = None,
     from_scratch: bool = False,
     resume: bool = False,
     progress: Progress = silent,
 ) -> Found:
     """Train the one network of a FOUND.json on, or `from_scratch`, into the folder `out`; writes found.json there.
 
-    What is not given is as in the run where it was found, the split of the data always; fine-tuning takes
-    few epochs at a small learning rate.
+    What is not given is as in the training of the supernet, the split of the data always; fine-tuning takes
+    few epochs at half of its learning rate.
     """
     check_target(out / RUN)
     check_target(out / FOUND, "found")
     found = Found.load(found_file)
     origin = run_of(found, found_file)
     space = origin.load_space()
-    settings = finetune_settings(origin, from_scratch, {"epochs": epochs, "lr": lr, "batch": batch})
+    settings = finetune_settings(origin, from_scratch, {"epochs": epochs, "batch": batch, "lr": lr})
     images, folder = finetune_data(origin, space, data, data_dir)
     torch.manual_seed(settings.seed)
     network, start = Supernet(space, origin.sharing, only=found.arch), None
     if not from_scratch:
         network.inherit(supernet_of(found, found_file))
-        start = {"source": found.run, "fingerprint": found.weights}
+        start = {"source": found.run, "fingerprint": found.weights, "train": supernet_settings(origin)}
     record = data_record(images)
     run = Run(out, origin.space, record, folder, origin.sharing, asdict(settings), arch=found.arch, start=start)
     train_run(run, network, images, settings, resume, progress)
-    (accuracy,) = inherited_accuracies(network, images, [found.arch], bn_images(images, settings.seed))
-    weights = weights_fingerprint(network)
-    tuned = replace(found, accuracy=accuracy, data=images.spec, run=str(out.resolve()), weights=weights)
+    tuned = evaluated(found, run, network, images)
     tuned.save(out / FOUND)
     return tuned
 
 
 def finetune_data(origin: Run, space: SearchSpace, data: str | None, folder: Path | None) -> tuple[Data, str | None]:
     """The images of the run `origin`, or other ones, split by its seed; and the folder in which they lie."""
+    where = str(folder.resolve()) if folder else None
     if data is None:
-        return run_data(origin, space), origin.data_dir
-    return load_data(resolved(data), space, origin.train["seed"], folder), str(folder.resolve()) if folder else None
+        return run_data(origin, space, folder), where or origin.data_dir
+    return load_data(resolved(data), space, origin.train["seed"], folder), where
+
+
+def supernet_settings(origin: Run) -> dict[str, Any]:
+    """How the supernet behind a run was trained, also where the run is of one network that was tuned."""
+    settings: dict[str, Any] = (origin.start or {}).get("train", origin.train)
+    return settings
 
 
 def finetune_settings(origin: Run, from_scratch: bool, given: dict[str, Any]) -> TrainSettings:
-    """The settings of the run `origin`, for fine-tuning with few epochs at a small rate, and what was given."""
-    settings = TrainSettings(**origin.train)
+    """The supernet's settings, for fine-tuning fewer epochs at a smaller rate, and what was given."""
+    settings = TrainSettings(**supernet_settings(origin))
     if not from_scratch:
-        settings = replace(settings, epochs=FINETUNE_EPOCHS, lr=FINETUNE_LR)
+        settings = replace(settings, epochs=FINETUNE_EPOCHS, lr=FINETUNE_RATE * settings.lr)
     return replace(settings, **{name: value for name, value in given.items() if value is not None})
+
+
+def evaluated(found: Found, run: Run, network: Supernet, data: Data) -> Found:
+    """A found network as it is after it was trained in `run`; the front beside it is not its own any more."""
+    (accuracy,) = inherited_accuracies(network, data, [found.arch], bn_images(data, run.train["seed"]))
+    return replace(
+        found,
+        accuracy=accuracy,
+        metric=data.metric,
+        data=data.spec,
+        run=str(run.folder.resolve()),
+        weights=weights_fingerprint(network),
+        front=(),
+    )

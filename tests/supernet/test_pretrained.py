@@ -13,7 +13,7 @@ import torchvision
 from torch import nn
 
 from hwnas.errors import InputError
-from hwnas.supernet import Arch, ChainSpace, Supernet, load_space
+from hwnas.supernet import Arch, ChainSpace, ChoiceSpace, Layer, Node, Supernet, load_space
 from hwnas.supernet.pretrained import initialise_from, load_weights
 from hwnas.supernet.weights import channel_groups, read_blocks, sort_channels
 
@@ -272,7 +272,7 @@ class Foreign:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (Foreign(), "no file of weights"),
+        (Foreign(), "not a file of weights"),
         ({"epoch": 3, "weights": {}}, "no dictionary of tensors"),
         ([torch.zeros(3)], "no dictionary of tensors"),
         ({}, "no convolution and no linear layer"),
@@ -295,16 +295,16 @@ def test_a_missing_and_a_truncated_file_are_named(tmp_path: Path) -> None:
             load_weights(str(missing))
     path = Path(saved(tmp_path, weights_of(SPEC, 0)[0].state_dict()))
     path.write_bytes(path.read_bytes()[:2000])
-    with pytest.raises(InputError, match=r"net\.pt is no file of weights"):
+    with pytest.raises(InputError, match=r"net\.pt is not a file of weights"):
         load_weights(str(path))
 
 
 def test_a_download_that_fails_and_an_unknown_model_name_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    def offline(name: str, weights: str) -> nn.Module:
+    def offline(*_: object, **__: object) -> None:
         raise URLError("no route to host")
 
-    monkeypatch.setattr(torchvision.models, "get_model", offline)
-    with pytest.raises(InputError, match=r"torchvision:mobilenet_v3_small can't be downloaded.*no route.*FILE\.pt"):
+    monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", offline)
+    with pytest.raises(InputError, match=r"torchvision:mobilenet_v3_small can't be loaded.*no route.*FILE\.pt"):
         load_weights("torchvision:mobilenet_v3_small")
     with pytest.raises(InputError, match="unknown torchvision model 'mobilenet_v3_smal'; did you mean mobilenet_v3_sm"):
         load_weights("torchvision:mobilenet_v3_smal")
@@ -312,9 +312,62 @@ def test_a_download_that_fails_and_an_unknown_model_name_the_remedy(monkeypatch:
 
 def test_a_model_of_torchvision_is_loaded_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     network = torchvision.models.mobilenet_v2(weights=None, num_classes=5)
-    wanted = {("mobilenet_v2", "DEFAULT"): network}
-    monkeypatch.setattr(torchvision.models, "get_model", lambda name, weights: wanted[name, weights])
+    asked: dict[str, object] = {}
+
+    def load(url: str, **options: object) -> dict[str, torch.Tensor]:
+        asked.update(options, url=url)
+        return network.state_dict()
+
+    monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", load)
     done = initialise_from(supernet_of(SPEC, 0), "torchvision:mobilenet_v2")
     assert done.source == "torchvision:mobilenet_v2"
+    assert "mobilenet_v2" in str(asked["url"])
+    assert asked["weights_only"]  # nothing is unpickled
+    assert asked["check_hash"]
     assert "stem0.0 from features.0.0 (32x3x3x3 into 8x1x3x3)" in done.copied
     assert "tail0.3 from classifier.1 (5x1280 into 5x24)" in done.copied  # as many classes
+
+
+class Scaled(nn.Conv2d):
+    """A convolution with a learned scale, a tensor without dimensions."""
+
+    def __init__(self, layer: Layer) -> None:
+        super().__init__(1, layer.out_channels, 3, padding=1)
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.scale * super().forward(x)
+
+
+class ScaledSpace(ChoiceSpace):
+    def graph(self, arch: Arch) -> tuple[Node, ...]:
+        layer = Layer("scaled", 1, (4, 8)[arch[0]], 8)
+        return (Node(layer), Node(Layer("head", layer.out_channels, 3, 8, 0, {"hidden": 4, "act": "relu"}), (0,)))
+
+    def build(self, layer: Layer) -> nn.Module:
+        return Scaled(layer) if layer.op == "scaled" else super().build(layer)
+
+
+def test_a_parameter_without_dimensions_is_no_obstacle(tmp_path: Path) -> None:
+    source = Supernet(ScaledSpace([2]))
+    torch.nn.init.constant_(source.slots["0"]["scaled 1>8 8px"].scale, 3.0)
+    for name, state in {"supernet": source.state_dict(), "subnet": source.subnet((1,)).state_dict()}.items():
+        torch.save(state, tmp_path / f"{name}.pt")
+        target = Supernet(ScaledSpace([2]))
+        assert initialise_from(target, str(tmp_path / f"{name}.pt")).copied
+
+
+def test_a_shared_weight_is_filled_by_its_largest_source(tmp_path: Path) -> None:
+    source, target = supernet_of(SPEC, 0, "blocks"), supernet_of(SPEC, 1, "entangled")
+    torch.save(source.state_dict(), tmp_path / "blocks.pt")
+    initialise_from(target, str(tmp_path / "blocks.pt"))
+    checked = 0
+    for slot, options in source.slots.items():
+        for key, option in target.slots[slot].named_children():
+            for name, weight in option.named_parameters():
+                alike = [o.state_dict()[name] for o in options.children() if name in o.state_dict()]
+                whole = [tensor for tensor in alike if tensor.shape == weight.shape]
+                if weight.ndim == 4 and whole:
+                    assert any(torch.equal(weight, tensor) for tensor in whole), (slot, key, name)
+                    checked += 1
+    assert checked > 20
