@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import IO
 
-from ..devices import Device, Job, load_device
+import onnx
+from torch import nn
+
+from ..devices import Device, Job, Measurements, load_device
 from ..errors import InputError
 from ..export import Certificate, Latency, certify, to_onnx
 from ..files import check_target, write_atomic
@@ -17,6 +20,7 @@ from ..latency.cost import COSTS
 from ..latency.profile import device_progress
 from ..progress import Progress, silent
 from ..search.found import Found
+from ..supernet import Data, Supernet
 from ..supernet.evaluation import bn_images, calibrated_subnet
 from .profiling import check_device
 from .runs import run_data, run_of, supernet_of
@@ -52,16 +56,24 @@ def export(
     if device is not None:
         timed = model if batch == 1 else to_onnx(subnet, [supernet.space.input_shape(1)], opset=opset)
         measured = measure_exported(found, timed.SerializeToString(), load_device(device), progress)
+        if batch != 1:
+            measured = replace(measured, notes=(*measured.notes, "the latency is that of batch 1"))
     progress(2, 3, "comparing outputs and accuracy")
-    costs = {name: float(price(supernet.space, found.arch)) for name, price in COSTS.items()}
-    notes = (*measured.notes, *["the latency is that of batch 1"] * (batch != 1 and device is not None))
-    certificate = certify(
-        supernet, found.arch, subnet, model, data, found.weights, found.limits, costs, measured.latency, notes
-    )
-    certificate = replace(certificate, runtime_options={**certificate.runtime_options, **measured.options})
+    certificate = _certified(found, supernet, subnet, model, data, measured)
     write_atomic(out, partial(_replace_model, model.SerializeToString(), proof))
     certificate.save(proof)
     return certificate
+
+
+def _certified(
+    found: Found, supernet: Supernet, subnet: nn.Module, model: onnx.ModelProto, data: Data, measured: Measured
+) -> Certificate:
+    """The certificate of an exported network, with how it was measured."""
+    costs = {name: float(price(supernet.space, found.arch)) for name, price in COSTS.items()}
+    certificate = certify(
+        supernet, found.arch, subnet, model, data, found.weights, found.limits, costs, measured.latency, measured.notes
+    )
+    return replace(certificate, runtime_options={**certificate.runtime_options, **measured.options})
 
 
 def _replace_model(model: bytes, proof: Path, file: IO[bytes]) -> None:
@@ -99,11 +111,15 @@ def measure_exported(found: Found, model: bytes, device: Device, progress: Progr
         raw_ms=timing.raw_ms,
         limit_ms=found.limits.get(device.name),
     )
-    notes = []
-    if not result.settled:
-        notes.append(f"{device.name} was restless: its measurement is known to +-{timing.half_width:.1%} only")
-    slower = result.reference_ms / table["reference_ms"] - 1
-    if abs(slower) > SLOWER:
-        notes.append(f"{device.name} now runs {abs(slower):.0%} {'slower' if slower > 0 else 'faster'} than profiled")
     options = {name: value for name, value in device.fingerprint().items() if name != "name"}
-    return Measured({device.name: latency}, options, tuple(notes))
+    return Measured({device.name: latency}, options, tuple(_notes(device.name, result, table["reference_ms"])))
+
+
+def _notes(name: str, result: Measurements, profiled_ms: float) -> Iterator[str]:
+    """What to know about a measurement: that the host was restless, or is not as fast as when it was profiled."""
+    if not result.settled:
+        half_width = result.timings["network"].half_width
+        yield f"{name} was restless: its measurement is known to +-{half_width:.1%} only"
+    slower = result.reference_ms / profiled_ms - 1
+    if abs(slower) > SLOWER:
+        yield f"{name} now runs {abs(slower):.0%} {'slower' if slower > 0 else 'faster'} than profiled"

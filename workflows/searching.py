@@ -18,7 +18,7 @@ from ..search import Evaluation, EvaluationStore, Problem, SearchResult, StoredA
 from ..search import search as run_search
 from ..search.found import Found
 from ..search.limits import parse_limits
-from ..supernet import SearchSpace, load_run, load_supernet
+from ..supernet import Data, Run, SearchSpace, Supernet, load_run, load_supernet
 from ..supernet.checkpoint import weights_fingerprint
 from ..supernet.evaluation import METHOD, bn_images, inherited_accuracies
 from ..supernet.space import Arch
@@ -57,36 +57,51 @@ def search(
         raise InputError(f"{run} holds one network and no supernet: search in the run that it was found in")
     by_name = load_tables(tables, supernet.space)
     costs = search_costs(supernet.space, by_name, wanted, pareto)
-    data, seen = run_data(trained, supernet.space), trained.train["seed"]
-    images, weights = bn_images(data, seen), weights_fingerprint(supernet)
-    key = digest(weights, trained.data["fingerprint"], trained.space["fingerprint"], seen, METHOD)
+    data, weights = run_data(trained, supernet.space), weights_fingerprint(supernet)
     with EvaluationStore(run / STORE) as store:
-        accuracy = StoredAccuracy(store, key, lambda archs: inherited_accuracies(supernet, data, archs, images))
+        accuracy = stored_accuracy(store, trained, supernet, data, weights)
         problem = Problem(supernet.space, accuracy, costs, wanted)
         result = run_search(problem, strategy, budget, seed, _search_progress(progress))
-    best = result.best
-    check_sums(best, supernet.space, by_name)
+    check_sums(result.best, supernet.space, by_name)
     found = Found(
-        arch=best.arch,
-        description=tuple(str(node.layer) for node in supernet.space.graph(best.arch)),
-        accuracy=best.accuracy,
-        **_predicted(best.arch, supernet.space, by_name),
+        **_described(result, supernet.space, by_name, pareto),
         limits=wanted,
-        space=supernet.space.spec,
         data=data.spec,
+        metric=data.metric,
         run=str(run.resolve()),
         weights=weights,
         tables=dict(_table_record(path, table) for path, table in zip(tables, by_name.values(), strict=True)),
         strategy=strategy,
-        evaluations=len(result.history),
         reused=accuracy.reused,
-        seconds=result.seconds,
         seed=seed,
-        metric=data.metric,
-        front=_front(result, pareto, supernet.space, by_name) if pareto else (),
     )
     found.save(out)
     return Searched(found, result)
+
+
+def stored_accuracy(store: EvaluationStore, run: Run, supernet: Supernet, data: Data, weights: str) -> StoredAccuracy:
+    """Inherited accuracy that remembers every evaluation, by all that it depends on."""
+    seen = run.train["seed"]
+    images = bn_images(data, seen)
+    key = digest(weights, run.data["fingerprint"], run.space["fingerprint"], seen, METHOD)
+    return StoredAccuracy(store, key, lambda archs: inherited_accuracies(supernet, data, archs, images))
+
+
+def _described(
+    result: SearchResult, space: SearchSpace, tables: Mapping[str, LatencyTable], pareto: str | None
+) -> dict[str, Any]:
+    """What a FOUND.json says of the best network and of the search itself."""
+    best = result.best
+    return {
+        "arch": best.arch,
+        "description": tuple(str(node.layer) for node in space.graph(best.arch)),
+        "accuracy": best.accuracy,
+        **_predicted(best.arch, space, tables),
+        "space": space.spec,
+        "evaluations": len(result.history),
+        "seconds": result.seconds,
+        "front": _front(result, pareto, space, tables) if pareto else (),
+    }
 
 
 def _table_record(path: Path, table: LatencyTable) -> tuple[str, dict[str, Any]]:
