@@ -173,7 +173,9 @@ def searches_of(seed: int) -> list[tuple[str, str]]:
 
 def measure_steps(out: Path) -> list[Step]:
     names = [f"{strategy}-{name}-{seed}" for seed in SEEDS for strategy, name in searches_of(seed)]
-    return [Step(f"export-{name}", export_found, (out / f"{name}.json", out / f"{name}.onnx")) for name in names]
+    return [
+        Step(f"export-{name}", export_found, (out / f"{name}.json", out / "onnx" / f"{name}.onnx")) for name in names
+    ]
 
 
 def export_found(found: Path, model: Path) -> dict[str, Any]:
