@@ -12,6 +12,7 @@ run one per core. It needs Debian's package dataset-fashion-mnist, or --data-dir
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -50,10 +51,10 @@ RANDOM, BUDGET = 20, 30
 LABELS = {"found": "found by search", "random": f"best of {RANDOM} random"}
 TRAININGS = {"inherited": "inherited weights", "tuned": "tuned for 2 epochs", "converged": "trained alone"}
 FAMILIES = {
-    "MobileNetV3": "torchvision_nets:MOBILENET_V3",
     "MobileNetV3-fine": "torchvision_nets:MOBILENET_V3_FINE",
-    "ShuffleNetV2": "torchvision_nets:SHUFFLENET_V2",
     "ShuffleNetV2-fine": "torchvision_nets:SHUFFLENET_V2_FINE",
+    "ShuffleNetV2": "torchvision_nets:SHUFFLENET_V2",
+    "MobileNetV3": "torchvision_nets:MOBILENET_V3",
 }
 LABELS |= {
     "MobileNetV3": "MobileNetV3, scaled by width",
@@ -87,7 +88,8 @@ def main() -> None:
     done |= run_steps(profile_steps(out), steps, 1)  # what measures time runs alone
     done |= run_steps(search_steps(out), steps, cores)
     done |= run_steps(measure_steps(out), steps, 1)
-    done |= run_steps(network_steps(out, epochs, options.data_dir), steps, cores)
+    done |= run_steps(network_steps(out, epochs), steps, cores)
+    done |= run_steps(longer_steps(out, epochs, options.data_dir), steps, cores)
     report(out, done, epochs)
 
 
@@ -193,21 +195,24 @@ def export_found(found: Path, model: Path) -> dict[str, Any]:
     }
 
 
-def network_steps(out: Path, epochs: int, data_dir: Path | None) -> list[Step]:
-    """Every network trained: fine-tuned, alone as long as the supernet, alone twice as long."""
+def network_steps(out: Path, epochs: int) -> list[Step]:
+    """Every network found, fine-tuned, and alone as long as the supernet was trained."""
     steps = []
     for seed in SEEDS:
         for name in SHARES:
             found = out / f"evolution-{name}-{seed}.json"
             steps.append(Step(f"tuned-{name}-{seed}", train_found, (found, out / f"tuned-{name}-{seed}", 2, False)))
             steps.append(Step(f"alone-{name}-{seed}", train_found, (found, out / f"alone-{name}-{seed}", epochs, True)))
-    steps += baseline_steps(out, 2 * epochs, data_dir)
-    return [*steps, *(converged_step(out, name, SEEDS[0], 2 * epochs) for name in SHARES)]
+    return steps
 
 
-def converged_step(out: Path, name: str, seed: int, epochs: int) -> Step:
-    found = out / f"evolution-{name}-{seed}.json"
-    return Step(f"converged-{name}-{seed}", train_found, (found, out / f"converged-{name}-{seed}", epochs, True))
+def longer_steps(out: Path, epochs: int, data_dir: Path | None) -> list[Step]:
+    """Twice as long: the networks alone of the first seed go on for as many epochs again, torchvision's from scratch."""
+    steps = []
+    for name in (f"{limit}-{SEEDS[0]}" for limit in SHARES):
+        arguments = (out / f"alone-{name}" / "found.json", out / f"converged-{name}", epochs, False)
+        steps.append(Step(f"converged-{name}", train_found, arguments))
+    return steps + baseline_steps(out, 2 * epochs, data_dir)
 
 
 def train_found(found: Path, run: Path, epochs: int, from_scratch: bool) -> dict[str, Any]:
@@ -228,15 +233,14 @@ def test_accuracy(folder: Path) -> float:
 def baseline_steps(out: Path, epochs: int, data_dir: Path | None) -> list[Step]:
     """The widest network of each torchvision family that keeps each limit, where one does."""
     steps = []
-    for family in FAMILIES:
+    for family, (name, limit) in itertools.product(FAMILIES, limits_ms(out).items()):
         table = LatencyTable.load(out / f"table-{family}.json")
         same = LatencyTable.load(out / "table-space.json").reference_ms / table.reference_ms  # one clock for both
         measured = [table.sum_ms((gene,)) * same for gene in range(len(table.entries))]
-        for name, limit in limits_ms(out).items():
-            fitting = [gene for gene, ms in enumerate(measured) if ms <= limit]
-            if fitting:
-                arguments = (out / f"{family}-{name}", family, max(fitting), measured[max(fitting)], epochs, data_dir)
-                steps.append(Step(f"{family}-{name}", train_baseline, arguments))
+        fitting = [gene for gene, ms in enumerate(measured) if ms <= limit]
+        if fitting:
+            arguments = (out / f"{family}-{name}", family, max(fitting), measured[max(fitting)], epochs, data_dir)
+            steps.append(Step(f"{family}-{name}", train_baseline, arguments))
     return steps
 
 
