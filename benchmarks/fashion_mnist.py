@@ -207,7 +207,7 @@ def network_steps(out: Path, epochs: int) -> list[Step]:
 
 
 def longer_steps(out: Path, epochs: int, data_dir: Path | None) -> list[Step]:
-    """Twice as long: the networks alone of the first seed go on for as many epochs again, torchvision's from scratch."""
+    """Twice as long: of the first seed, networks alone go on for as many epochs again; torchvision's from scratch."""
     steps = []
     for name in (f"{limit}-{SEEDS[0]}" for limit in SHARES):
         arguments = (out / f"alone-{name}" / "found.json", out / f"converged-{name}", epochs, False)
