@@ -144,9 +144,9 @@ def profile(
         console.print(
             f"the machine was restless: a layer is known to +-{widest:.0%} only; profile again when it is quiet"
         )
-    if table.cost:
-        low, high = table.cost.bounds()
-        console.print(f"networks of {table.space} take {low:.4g} to {high:.4g} ms (a factor {high / low:.1f})")
+    low, high = table.range_ms()
+    which = "networks" if table.cost else "networks drawn at random"
+    console.print(f"{which} of {table.space} take {low:.4g} to {high:.4g} ms (a factor {high / low:.1f})")
 
 
 @app.command()

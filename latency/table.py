@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -43,6 +44,14 @@ class Estimates:
 
 class Predictor(Protocol):
     """Something that tells the latency of architectures: a table, or a model of whole networks."""
+
+    def range_ms(self, drawn: int = 500) -> tuple[float, float]:
+        """Least and largest latency in the space: exact for a sum over genes, else of `drawn` random networks."""
+        if self.cost:
+            return self.cost.bounds()
+        rng = random.Random(0)
+        ms = self.predict_many([self.space.sample(rng) for _ in range(drawn)])
+        return float(ms.min()), float(ms.max())
 
     def predict_many(self, archs: ArrayLike) -> Floats:
         """(n, choices) integers, or a list of tuples -> (n,) ms."""

@@ -88,6 +88,7 @@ class Recipe:
     def __post_init__(self) -> None:
         sizes = [("channels", self.channels), ("classes", self.classes), *(("size", size) for size in self.sizes)]
         sizes += [("width", block.out_channels) for block in self.stem]
+        sizes += [("stride", block.stride) for block in (*self.stem, *self.tail[:-1])]
         params = [item for block in (*self.stem, *self.tail) for item in block.params]
         for stage in self.stages:
             sizes += [("stride", stage.stride), *(("width", width) for width in stage.widths)]
@@ -137,6 +138,12 @@ def recipe_from(data: Mapping[str, Any], source: str) -> Recipe:
     stages = tuple(_stage(item, where) for item, where in _tables(data["stage"], f"{source}: stage"))
     if not stages or not tail:
         raise InputError(f"{source}: a space needs at least one [[stage]] and one [[tail]]")
+    if tail[-1].op != "head" or any(block.op == "head" for block in (*stem, *tail[:-1])):
+        raise InputError(f"{source}: the last [[tail]] must be a head, which pools the map, and no other block")
+    given = data["tail"][-1]
+    for name in ("width", "stride"):
+        if name in given and (name != "width" or given[name] != classes):
+            raise InputError(f"{source}: the head has no {name}: it pools the whole map and puts out {classes} classes")
     last = replace(tail[-1], out_channels=classes, stride=0)
     channels, sizes = _number(data["channels"], f"{source}: channels"), _numbers(data["size"], f"{source}: size")
     try:
@@ -164,6 +171,11 @@ def _stage(data: Mapping[str, Any], where: str) -> Stage:
 
 def _choice(data: Mapping[str, Any], where: str) -> Choice:
     params = _params(data, {"op", "where"}, where)
+    if data["op"] == "head":
+        raise InputError(f"{where}: a head pools the whole map: it is the last [[tail]], no option of a stage")
+    empty = [name for name, value in params.items() if value == []]
+    if empty:
+        raise InputError(f"{where}: {empty[0]} is an empty list; give it a value or leave it out")
     part = data.get("where", "all")
     if part not in WHERE:
         raise InputError(f"{where}: {unknown_name('where', str(part), WHERE)}")

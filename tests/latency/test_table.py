@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from collections.abc import Callable
@@ -54,6 +55,16 @@ def test_a_prediction_is_scale_times_sum_plus_offset(table: LatencyTable) -> Non
         found = table.predict(arch)
         assert found.ms == pytest.approx(by_hand(table, arch), rel=1e-12)
         assert (found.low, found.high) == pytest.approx((0.95 * found.ms, 1.05 * found.ms))
+
+
+def test_the_range_is_exact_for_sums_and_drawn_otherwise(table: LatencyTable) -> None:
+    every = [by_hand(table, arch) for arch in itertools.product(*(range(n) for n in table.space.options or ()))]
+    assert table.range_ms() == pytest.approx((min(every), max(every)))
+    assert table.cost is not None
+    drawn = LatencyTable(table.device, table.space, table.entries, table.calibration, table.reference_ms)
+    vars(drawn)["cost"] = None  # as in a space whose genes don't add up
+    low, high = drawn.range_ms()
+    assert min(every) <= low < high <= max(every)
 
 
 def test_a_batch_is_priced_like_each(table: LatencyTable) -> None:

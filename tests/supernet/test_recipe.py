@@ -119,6 +119,12 @@ def test_a_toml_file_gives_the_space_back(tmp_path: Path) -> None:
         ('where = "rest"', 'where = "last"', "unknown where 'last'"),
         ("kernel = 3", "kernel = 4", "kernel is 4; it must be odd"),
         ("depth = 1", "depth = 0", "depth is 0; it must be at least 1"),
+        ('op = "mbconv"', 'op = "head"', "option 1: a head pools the whole map"),
+        ("kernel = 3", "kernel = []", "option 1: kernel is an empty list"),
+        ('op = "head"', 'op = "conv"', r"the last \[\[tail\]\] must be a head"),
+        ('{ op = "head"', '{ stride = 2, op = "head"', "the head has no stride"),
+        ('{ op = "head"', '{ width = 5, op = "head"', "the head has no width"),
+        ("width = 4, stride = 1", "width = 4, stride = 0", "stride is 0; it must be at least 1"),
     ],
 )
 def test_a_mistake_in_a_toml_file_is_named(old: str, new: str, message: str, tmp_path: Path) -> None:
