@@ -45,14 +45,6 @@ class Estimates:
 class Predictor(Protocol):
     """Something that tells the latency of architectures: a table, or a model of whole networks."""
 
-    def range_ms(self, drawn: int = 500) -> tuple[float, float]:
-        """Least and largest latency in the space: exact for a sum over genes, else of `drawn` random networks."""
-        if self.cost:
-            return self.cost.bounds()
-        rng = random.Random(0)
-        ms = self.predict_many([self.space.sample(rng) for _ in range(drawn)])
-        return float(ms.min()), float(ms.max())
-
     def predict_many(self, archs: ArrayLike) -> Floats:
         """(n, choices) integers, or a list of tuples -> (n,) ms."""
 
@@ -135,6 +127,14 @@ class LatencyTable:
     def upper(self) -> AdditiveCost | None:
         """The upper end of the interval as a sum over genes: what a limit is held against."""
         return self.cost.affine(1 + self.calibration.margin, 0.0) if self.cost else None
+
+    def range_ms(self, drawn: int = 500) -> tuple[float, float]:
+        """Least and largest latency in the space: exact for a sum over genes, else of `drawn` random networks."""
+        if self.cost:
+            return self.cost.bounds()
+        rng = random.Random(0)
+        ms = self.predict_many([self.space.sample(rng) for _ in range(drawn)])
+        return float(ms.min()), float(ms.max())
 
     def predict_many(self, archs: ArrayLike) -> Floats:
         """Latencies of a batch: (n, choices) integers -> (n,) ms."""

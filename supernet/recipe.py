@@ -170,9 +170,9 @@ def _stage(data: Mapping[str, Any], where: str) -> Stage:
 
 
 def _choice(data: Mapping[str, Any], where: str) -> Choice:
-    params = _params(data, {"op", "where"}, where)
-    if data["op"] == "head":
+    if data.get("op") == "head":
         raise InputError(f"{where}: a head pools the whole map: it is the last [[tail]], no option of a stage")
+    params = _params(data, {"op", "where"}, where)
     empty = [name for name, value in params.items() if value == []]
     if empty:
         raise InputError(f"{where}: {empty[0]} is an empty list; give it a value or leave it out")

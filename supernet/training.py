@@ -36,7 +36,7 @@ class TrainSettings:
     """How a supernet is trained: SGD with linear warm-up, then a cosine to zero."""
 
     epochs: int = 30
-    batch: int = 64
+    batch: int = 32
     lr: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 4e-5

@@ -113,7 +113,11 @@ def test_an_interrupted_training_ends_in_the_same_bits(tiny: ChainSpace, digits:
 def test_progress_ends_at_its_total(tiny: ChainSpace, digits: Data, tmp_path: Path) -> None:
     seen: list[tuple[float, float]] = []
     train(
-        new(tiny), small(digits), TrainSettings(epochs=2), tmp_path, lambda done, total, _: seen.append((done, total))
+        new(tiny),
+        small(digits),
+        TrainSettings(epochs=2, batch=64),
+        tmp_path,
+        lambda done, total, _: seen.append((done, total)),
     )
     assert seen == [(step, 6) for step in range(1, 7)]
 
