@@ -121,7 +121,7 @@ def test_a_toml_file_gives_the_space_back(tmp_path: Path) -> None:
         ("depth = 1", "depth = 0", "depth is 0; it must be at least 1"),
         ('op = "mbconv"', 'op = "head"', "option 1: a head pools the whole map"),
         ("expansion = 2", "expansion = []", "option 1: expansion is an empty list"),
-        ('op = "head", act = "relu", hidden = 8', 'op = "conv"', r"the last \[\[tail\]\] must be a head"),
+        ('op = "head", act = "hswish", hidden = 8', 'op = "conv"', r"the last \[\[tail\]\] must be a head"),
         ('{ op = "head"', '{ stride = 2, op = "head"', "the head has no stride"),
         ('{ op = "head"', '{ width = 5, op = "head"', "the head has no width"),
         ("width = 4, stride = 1", "width = 4, stride = 0", "stride is 0; it must be at least 1"),
