@@ -54,11 +54,20 @@ def to_onnx(
         except torch.onnx.OnnxExporterError as error:
             raise FaultError(f"torch could not export the network to ONNX: {_reason(error)}") from error
     assert program is not None
-    model = program.model_proto
+    model = _without_traces(program.model_proto)
     onnx.checker.check_model(model, full_check=True)
     written = model.opset_import[0].version
     if written != opset:
         raise InputError(f"opset {opset} can't be written: torch's exporter gave {written}; ask for that")
+    return model
+
+
+def _without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model without the exporter's notes on where each node came from: they hold paths of this machine."""
+    graph = model.graph
+    for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
     return model
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -65,6 +66,13 @@ def test_the_memory_layout_of_a_module_leaves_no_trace() -> None:
     assert [node.op_type for node in to_onnx(trained, [(1, 4, 8, 8)]).graph.node] == expected
     weight = trained[0].block.expand[0].weight
     assert weight.is_contiguous(memory_format=torch.channels_last)  # the module itself stays as it was
+
+
+def test_a_model_tells_nothing_of_the_machine_it_comes_from(subnet: nn.Module) -> None:
+    """Once, every node carried the paths of the code that made it, and half of a small file was that."""
+    model = to_onnx(subnet, [(1, 1, 16, 16)]).SerializeToString()
+    for text in (b".py", b"stack_trace", str(Path(torch.__file__).parents[1]).encode()):
+        assert text not in model
 
 
 def test_an_open_batch_takes_any(subnet: nn.Module) -> None:
