@@ -228,7 +228,9 @@ def finetune(
     from . import workflows
 
     with bar("training") as progress:
-        tuned = workflows.finetune(found, out, data, data_dir, epochs, batch, lr, from_scratch, resume, progress)
+        tuned = workflows.finetune(
+            found, out, data, data_dir, epochs, batch, lr, from_scratch=from_scratch, resume=resume, progress=progress
+        )
     console.print(f"{out / 'found.json'}: validation {tuned.metric} {tuned.accuracy:.4f}")
 
 

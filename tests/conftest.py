@@ -13,6 +13,7 @@ import pytest
 import torch
 from onnx.numpy_helper import to_array
 
+from hwnas.__main__ import run
 from hwnas.devices import Job, Measurements, Progress, Timing
 from hwnas.supernet import ChainSpace, Data, load_data, load_space
 
@@ -79,6 +80,37 @@ class SimulatedDevice:
         if progress:
             progress(Progress(len(jobs), len(jobs), 5, 1.0, 0.01, 0.0))
         return Measurements(timings, self.reference_ms, 0.0, settled=True, samples=())
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file in a folder but SQLite's own companions and Python's caches, which come and go."""
+    paths = [path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(("-wal", "-shm"))]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths if "__pycache__" not in path.parts}
+
+
+@pytest.fixture
+def files() -> Callable[[Path], dict[str, bytes]]:
+    """What lies in a folder, by name."""
+    return contents
+
+
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., None]:
+    """Types a bad command in a folder and checks the answer: one line with these words, status 2, no file touched."""
+
+    def check(folder: Path, typed: str, words: Sequence[str]) -> None:
+        monkeypatch.chdir(folder)
+        monkeypatch.syspath_prepend(folder)
+        before = contents(folder)
+        status = run(typed.split())
+        said = capsys.readouterr()
+        assert (status, said.out) == (2, "")
+        assert said.err.startswith("hwnas: ")
+        assert len(said.err.splitlines()) == 1
+        assert [word for word in words if word not in said.err] == [], said.err
+        assert contents(folder) == before
+
+    return check
 
 
 @pytest.fixture(scope="session")

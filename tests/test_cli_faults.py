@@ -27,6 +27,7 @@ from hwnas.latency import LatencyTable
 from hwnas.latency.profile import profile
 from hwnas.supernet import load_space
 
+Files = Callable[[Path], dict[str, bytes]]
 SPACE = "mobilenet:size=16,channels=1,classes=10,stem=4,widths=4-8,depths=1-2,kernels=3-5,expansions=2-3,head=16"
 EPOCHS, BUDGET, ROUNDS = 8, 40, 12
 LOCAL = f"local:target=1e-9,min_rounds={ROUNDS},max_rounds={ROUNDS}"
@@ -45,12 +46,6 @@ def made(tmp_path_factory: pytest.TempPathFactory, simulated: Any) -> Path:
     profile(load_space(SPACE), simulated(name="local", noise=0.01)).save(folder / "local.json")
     assert run(["search", "--budget", "4", "--run", f"{folder}/run", "--out", f"{folder}/found.json"]) == 0
     return folder
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    """Everything in a folder but SQLite's own companions, which come and go."""
-    paths = [path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(("-wal", "-shm"))]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
 # ---- a training that blows up
@@ -124,7 +119,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("epochs", [0, 2])
 def test_training_on_a_full_disk_goes_on_to_the_same_weights(
-    epochs: int, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    epochs: int, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], files: Files
 ) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
@@ -178,7 +173,7 @@ def test_a_profile_on_a_full_disk_loses_no_sample(
 
 
 def test_an_export_on_a_full_disk_leaves_no_half_network(
-    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], files: Files
 ) -> None:
     command = ["export", str(made / "found.json"), "--out", str(tmp_path / "net.onnx")]
     with full_disk(size=1000):
@@ -269,7 +264,7 @@ def test_a_profile_keeps_others_out_and_ends_as_a_whole_by_ctrl_c(
         assert ended(process) == (130, words)
 
 
-def test_ctrl_c_in_an_export_leaves_nothing(made: Path, tmp_path: Path) -> None:
+def test_ctrl_c_in_an_export_leaves_nothing(made: Path, tmp_path: Path, files: Files) -> None:
     soon = """
 signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
 import hwnas.workflows
@@ -308,7 +303,7 @@ def test_two_searches_of_a_run_share_their_evaluations(made: Path, tmp_path: Pat
     assert second["reused"] > 0
 
 
-def test_what_killed_writers_left_is_removed_in_time(made: Path, tmp_path: Path) -> None:
+def test_what_killed_writers_left_is_removed_in_time(made: Path, tmp_path: Path, files: Files) -> None:
     old, new = (tmp_path / f".found.json.{name}.part" for name in ("abcdefgh", "bcdefghi"))
     for left in (old, new):  # of a kill -9 in the middle of a write, and of one that may still be at it
         left.write_text("{")
@@ -328,7 +323,7 @@ for command in json.load(sys.stdin):
 """
 
 
-def test_a_folder_that_may_not_be_written_is_named(made: Path, tmp_path: Path) -> None:
+def test_a_folder_that_may_not_be_written_is_named(made: Path, tmp_path: Path, files: Files) -> None:
     """As a user's: root's privilege to write anywhere is taken from the process."""
     privilege = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
     if privilege and not shutil.which(privilege[0]):
