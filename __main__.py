@@ -223,7 +223,7 @@ def finetune(
 ) -> None:
     """Train a found network on, alone.
 
-    Fine-tuning takes 2 epochs at half of the learning rate; from scratch it is trained as the supernet was.
+    What is not given is as for the supernet, but that fine-tuning takes 2 epochs.
     """
     from . import workflows
 

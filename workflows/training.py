@@ -24,7 +24,7 @@ from ..supernet.training import steps_per_epoch
 from .runs import check_same, run_data, run_of, supernet_of
 
 FOUND = "found.json"
-FINETUNE_EPOCHS, FINETUNE_RATE = 2, 0.5  # the rate as a share of the supernet's
+FINETUNE_EPOCHS = 2
 
 
 def train(
@@ -104,7 +104,7 @@ def finetune(
     """Train the one network of a FOUND.json on, or `from_scratch`, into the folder `out`; writes found.json there.
 
     What is not given is as in the training of the supernet, the split of the data always; fine-tuning takes
-    few epochs at half of its learning rate.
+    few epochs.
     """
     check_target(out / RUN)
     check_target(out / FOUND, "found")
@@ -141,10 +141,10 @@ def supernet_settings(origin: Run) -> dict[str, Any]:
 
 
 def finetune_settings(origin: Run, from_scratch: bool, given: dict[str, Any]) -> TrainSettings:
-    """The supernet's settings, for fine-tuning fewer epochs at a smaller rate, and what was given."""
+    """The supernet's settings, for fine-tuning fewer epochs, and what was given."""
     settings = TrainSettings(**supernet_settings(origin))
     if not from_scratch:
-        settings = replace(settings, epochs=FINETUNE_EPOCHS, lr=FINETUNE_RATE * settings.lr)
+        settings = replace(settings, epochs=FINETUNE_EPOCHS)
     return replace(settings, **{name: value for name, value in given.items() if value is not None})
 
 
