@@ -6,7 +6,7 @@ Three supernets (one per seed), three latency limits each: what was promised, wh
 accuracy with inherited weights, after fine-tuning, and trained alone; beside it torchvision's MobileNetV3 and
 ShuffleNetV2, the widest that keep the limit, and the best of 20 random networks of the space. Every step is
 kept in FOLDER: an interrupted benchmark goes on where it was. Steps that measure time run alone; the others
-run one per core. It needs Debian's package dataset-fashion-mnist, or --data-dir; with two cores about 80 minutes.
+run one per core. It needs Debian's package dataset-fashion-mnist, or --data-dir; with two cores about 85 minutes.
 """
 
 from __future__ import annotations
