@@ -351,7 +351,7 @@ def chart(rows: pd.DataFrame) -> alt.LayerChart:
         .encode(
             alt.X("measured_ms:Q", title="measured latency, ms", scale=alt.Scale(zero=False)),
             alt.Y("accuracy:Q", title="test accuracy", scale=alt.Scale(zero=False), axis=alt.Axis(format=".1%")),
-            alt.Color("what:N", title=None),
+            alt.Color("what:N", title=None, legend=alt.Legend(labelLimit=400)),
             alt.Shape("what:N", title=None),
         )
     )
