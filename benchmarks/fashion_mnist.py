@@ -1,12 +1,12 @@
 """The whole way on full Fashion-MNIST, beside what one would do without a search.
 
-    python benchmarks/fashion_mnist.py [--out FOLDER] [--epochs N] [--workers N]
+    python benchmarks/fashion_mnist.py [--out FOLDER] [--epochs N] [--long N] [--workers N]
 
 Three supernets (one per seed), three latency limits each: what was promised, what was measured, and the test
 accuracy with inherited weights, after fine-tuning, and trained alone; beside it torchvision's MobileNetV3 and
 ShuffleNetV2, the widest that keep the limit, and the best of 20 random networks of the space. Every step is
 kept in FOLDER: an interrupted benchmark goes on where it was. Steps that measure time run alone; the others
-run one per core. It needs Debian's package dataset-fashion-mnist, or --data-dir; with two cores about 85 minutes.
+run one per core. It needs Debian's package dataset-fashion-mnist, or --data-dir.
 """
 
 from __future__ import annotations
@@ -48,6 +48,8 @@ DATA = "fashion-mnist"
 SHARES = {"small": 0.3, "medium": 0.6, "large": 0.95}  # limits: shares of the range that the table spans
 SEEDS = (0, 1, 2)
 RANDOM, BUDGET = 20, 30
+LR = 0.2  # chosen on validation images: supernets gain 0.4 points against the default, networks alone nothing
+TUNING_LR = LR / 2  # of what goes on from trained weights
 LABELS = {"found": "found by search", "random": f"best of {RANDOM} random"}
 TRAININGS = {"inherited": "inherited weights", "tuned": "tuned for 2 epochs", "converged": "trained alone"}
 FAMILIES = {
@@ -78,19 +80,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("fashion-mnist-benchmark"))
     parser.add_argument("--data-dir", type=Path)
-    parser.add_argument("--epochs", type=int, default=5, help="of each supernet, and of each network alone")
+    parser.add_argument("--epochs", type=int, default=7, help="of each supernet, and of each network alone")
+    parser.add_argument("--long", type=int, default=10, help="epochs of networks that are trained alone to the end")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    options = parser.parse_args()
-    out, epochs, steps = options.out, options.epochs, options.out / "steps"
+    options, started = parser.parse_args(), time.perf_counter()
+    out, epochs, long, steps = options.out, options.epochs, options.long, options.out / "steps"
     cores = options.workers
-    same_options(out, {"epochs": epochs, "data_dir": str(options.data_dir)})
-    done = run_steps(train_steps(out, epochs, options.data_dir), steps, cores)
-    done |= run_steps(profile_steps(out), steps, 1)  # what measures time runs alone
+    if long <= epochs:
+        parser.error(f"--long {long} must be more than --epochs {epochs}")
+    same_options(out, {"epochs": epochs, "long": long, "data_dir": str(options.data_dir)})
+    done = run_steps(profile_steps(out), steps, 1)  # what measures time runs alone
+    trainings = train_steps(out, epochs, options.data_dir) + baseline_steps(out, long, options.data_dir)
+    done |= run_steps(trainings, steps, cores)
     done |= run_steps(search_steps(out), steps, cores)
     done |= run_steps(measure_steps(out), steps, 1)
     done |= run_steps(network_steps(out, epochs), steps, cores)
-    done |= run_steps(longer_steps(out, epochs, options.data_dir), steps, cores)
-    report(out, done, epochs)
+    done |= run_steps(longer_steps(out, long - epochs), steps, cores)
+    report(out, done, epochs, long)
+    print(f"{(time.perf_counter() - started) / 60:.0f} minutes since the start of this command")
 
 
 def same_options(out: Path, options: dict[str, Any]) -> None:
@@ -126,7 +133,7 @@ def train_steps(out: Path, epochs: int, data_dir: Path | None) -> list[Step]:
 
 
 def train_supernet(run: Path, epochs: int, seed: int, data_dir: Path | None) -> dict[str, Any]:
-    settings = TrainSettings(epochs=epochs, seed=seed)
+    settings = TrainSettings(epochs=epochs, lr=LR, seed=seed)
     trained = workflows.train(SPACE, DATA, run, settings, data_dir=data_dir, resume=True)
     return {
         "val_accuracy": workflows.last_metrics(trained)["val_accuracy"],
@@ -196,28 +203,26 @@ def export_found(found: Path, model: Path) -> dict[str, Any]:
 
 
 def network_steps(out: Path, epochs: int) -> list[Step]:
-    """Every network found, fine-tuned, and alone as long as the supernet was trained."""
+    """Every network found, alone as long as the supernet was trained, and fine-tuned; what takes longest first."""
     steps = []
-    for seed in SEEDS:
-        for name in SHARES:
-            found = out / f"evolution-{name}-{seed}.json"
-            steps.append(Step(f"tuned-{name}-{seed}", train_found, (found, out / f"tuned-{name}-{seed}", 2, False)))
-            steps.append(Step(f"alone-{name}-{seed}", train_found, (found, out / f"alone-{name}-{seed}", epochs, True)))
+    for name, seed in itertools.product(reversed(SHARES), SEEDS):
+        found, alone, tuned = (f"{kind}-{name}-{seed}" for kind in ("evolution", "alone", "tuned"))
+        steps.append(Step(alone, train_found, (out / f"{found}.json", out / alone, epochs)))
+        steps.append(Step(tuned, train_found, (out / f"{found}.json", out / tuned, 2, TUNING_LR)))
     return steps
 
 
-def longer_steps(out: Path, epochs: int, data_dir: Path | None) -> list[Step]:
-    """Twice as long: of the first seed, networks alone go on for as many epochs again; torchvision's from scratch."""
-    steps = []
-    for name in (f"{limit}-{SEEDS[0]}" for limit in SHARES):
-        arguments = (out / f"alone-{name}" / "found.json", out / f"converged-{name}", epochs, False)
-        steps.append(Step(f"converged-{name}", train_found, arguments))
-    return steps + baseline_steps(out, 2 * epochs, data_dir)
+def longer_steps(out: Path, epochs: int) -> list[Step]:
+    """The networks alone of the first seed go on for more epochs, at half the rate."""
+    names = [f"{limit}-{SEEDS[0]}" for limit in reversed(SHARES)]
+    runs = [(out / f"alone-{name}" / "found.json", out / f"converged-{name}") for name in names]
+    return [Step(run.name, train_found, (found, run, epochs, TUNING_LR)) for found, run in runs]
 
 
-def train_found(found: Path, run: Path, epochs: int, from_scratch: bool) -> dict[str, Any]:
-    """Test accuracy of a found network after fine-tuning, or trained from scratch."""
-    tuned = workflows.finetune(found, run, epochs=epochs, from_scratch=from_scratch, resume=True)
+def train_found(found: Path, run: Path, epochs: int, tuning_lr: float | None = None) -> dict[str, Any]:
+    """Test accuracy of a found network after fine-tuning at `tuning_lr`, or trained from scratch without it."""
+    scratch = tuning_lr is None
+    tuned = workflows.finetune(found, run, epochs=epochs, lr=tuning_lr, from_scratch=scratch, resume=True)
     return {"val": tuned.accuracy, "test": test_accuracy(run)}
 
 
@@ -233,7 +238,7 @@ def test_accuracy(folder: Path) -> float:
 def baseline_steps(out: Path, epochs: int, data_dir: Path | None) -> list[Step]:
     """The widest network of each torchvision family that keeps each limit, where one does."""
     steps = []
-    for family, (name, limit) in itertools.product(FAMILIES, limits_ms(out).items()):
+    for family, (name, limit) in itertools.product(FAMILIES, reversed(limits_ms(out).items())):
         table = LatencyTable.load(out / f"table-{family}.json")
         same = LatencyTable.load(out / "table-space.json").reference_ms / table.reference_ms  # one clock for both
         measured = [table.sum_ms((gene,)) * same for gene in range(len(table.entries))]
@@ -248,7 +253,7 @@ def train_baseline(
     folder: Path, family: str, gene: int, measured_ms: float, epochs: int, data_dir: Path | None
 ) -> dict[str, Any]:
     """A torchvision network trained just as ours are trained alone."""
-    space, settings = load_space(FAMILIES[family]), TrainSettings(epochs=epochs)
+    space, settings = load_space(FAMILIES[family]), TrainSettings(epochs=epochs, lr=LR)
     data = load_data(DATA, space, settings.seed, data_dir)
     network = Supernet(space, only=(gene,))
     where = str(data_dir.resolve()) if data_dir else None
@@ -285,28 +290,29 @@ def rows_of(done: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def report(out: Path, done: dict[str, Any], epochs: int) -> None:
+def report(out: Path, done: dict[str, Any], epochs: int, long: int) -> None:
     """Print every network, the README's table and the two bars; draw the picture."""
     rows = rows_of(done)
     rows.to_csv(out / "networks.csv", index=False)
     columns = ["limit", "kind", "seed", "limit_ms", "predicted_ms", "measured_ms", "within_limits"]
     columns += ["inherited", "tuned", "alone", "converged"]
     print(rows[columns].to_string(index=False, float_format="{:.4f}".format, na_rep=""))
-    print("\n".join(["", *summary(rows, epochs), ""]))
+    print("\n".join(["", *summary(rows, epochs, long), ""]))
     ours = rows[rows.kind == "found"]
     for name, reached, bar in (("inherited", ours.inherited, 0.02), ("fine-tuned", ours.tuned, 0.005)):
         gap = ours.alone - reached
-        print(f"{name}: {gap.mean():.2%} below alone (worst {gap.max():.2%}, bar {bar:.1%})")
+        above = f"{(gap > bar).sum()} of {len(gap)} more than {bar:.1%}"
+        print(f"{name}: in the mean {gap.mean():.2%} below alone, {above}, the worst {gap.max():.2%}")
     for line in costs(out, done):
         print(line)
     chart(rows).save(str(out / "fashion-mnist.png"), scale_factor=1.5)
 
 
-def summary(rows: pd.DataFrame, epochs: int) -> list[str]:
+def summary(rows: pd.DataFrame, epochs: int, long: int) -> list[str]:
     """The table of the README: means over the seeds."""
     lines = [
         f"| limit, ms | network | predicted | measured | inherited | tuned, 2 epochs | alone, {epochs} epochs "
-        f"| alone, {2 * epochs} epochs |",
+        f"| alone, {long} epochs |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for (limit, kind), group in rows.groupby(["limit", "kind"], sort=False):
