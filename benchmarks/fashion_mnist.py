@@ -252,8 +252,8 @@ def baseline_steps(out: Path, epochs: int, data_dir: Path | None) -> list[Step]:
 def train_baseline(
     folder: Path, family: str, gene: int, measured_ms: float, epochs: int, data_dir: Path | None
 ) -> dict[str, Any]:
-    """A torchvision network trained just as ours are trained alone."""
-    space, settings = load_space(FAMILIES[family]), TrainSettings(epochs=epochs, lr=LR)
+    """A torchvision network trained as ours are, at the default rate: on validation images LR is worse for them."""
+    space, settings = load_space(FAMILIES[family]), TrainSettings(epochs=epochs)
     data = load_data(DATA, space, settings.seed, data_dir)
     network = Supernet(space, only=(gene,))
     where = str(data_dir.resolve()) if data_dir else None
