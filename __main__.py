@@ -43,6 +43,7 @@ SeedOption = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="E
 DataDirOption = Annotated[Path | None, typer.Option(help="Where the data lie, or go.")]
 EpochsOption = Annotated[int | None, typer.Option(help="Passes over the training images.")]
 BatchOption = Annotated[int | None, typer.Option(help="Images per step.")]
+AugmentOption = Annotated[bool | None, typer.Option("--augment/--no-augment", help="Shift and mirror images.")]
 RateOption = Annotated[float | None, typer.Option("--lr", help="Peak learning rate.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Continue what was interrupted.")]
 
@@ -84,6 +85,7 @@ def train(
     epochs: EpochsOption = None,
     batch: BatchOption = None,
     lr: RateOption = None,
+    augment: AugmentOption = None,
     sampling: Annotated[str | None, typer.Option(help="How paths are drawn: uniform.")] = None,
     sharing: Annotated[str, typer.Option(help="entangled, or blocks.")] = "entangled",
     data_dir: DataDirOption = None,
@@ -96,7 +98,8 @@ def train(
     """Train a supernet by uniform single-path sampling."""
     from . import workflows
 
-    given: dict[str, Any] = {"epochs": epochs, "batch": batch, "lr": lr, "sampling": sampling, "seed": seed}
+    given: dict[str, Any] = {"epochs": epochs, "batch": batch, "lr": lr, "augment": augment}
+    given |= {"sampling": sampling, "seed": seed}
     settings = workflows.TrainSettings(**{name: value for name, value in given.items() if value is not None})
     with bar("training") as progress:
         run = workflows.train(
@@ -218,18 +221,19 @@ def finetune(
     epochs: EpochsOption = None,
     batch: BatchOption = None,
     lr: RateOption = None,
+    augment: AugmentOption = None,
     from_scratch: Annotated[bool, typer.Option("--from-scratch", help="Forget the inherited weights.")] = False,
     resume: ResumeOption = False,
 ) -> None:
     """Train a found network on, alone.
 
-    What is not given is as for the supernet, but that fine-tuning takes 2 epochs.
+    What is not given is as for the supernet, but that fine-tuning takes 2 epochs, on images as they are.
     """
     from . import workflows
 
     with bar("training") as progress:
         tuned = workflows.finetune(
-            found, out, data, data_dir, epochs, batch, lr, from_scratch=from_scratch, resume=resume, progress=progress
+            found, out, data, data_dir, epochs, batch, lr, augment, from_scratch, resume, progress
         )
     console.print(f"{out / 'found.json'}: validation {tuned.metric} {tuned.accuracy:.4f}")
 

@@ -111,8 +111,10 @@ def resize(images: torch.Tensor, size_px: int) -> torch.Tensor:
     return resized.round().clamp(0, 255).to(torch.uint8)
 
 
-def training_batches(data: Data, batch: int, seed: int, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Augmented, normalised batches of one epoch: images (B, C, S, S), labels (B,).
+def training_batches(
+    data: Data, batch: int, seed: int, epoch: int, augmented: bool = True
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Normalised batches of one epoch, augmented or not: images (B, C, S, S), labels (B,).
 
     Order and augmentation are a function of (seed, epoch); a last batch smaller than `batch` is left out.
     """
@@ -120,7 +122,8 @@ def training_batches(data: Data, batch: int, seed: int, epoch: int) -> Iterator[
     order = torch.randperm(len(data.train), generator=generator)
     for index in order[: len(order) // batch * batch].split(batch):
         rows = data.train.take(index)
-        yield data.normalise(augment(rows.images, data.flip, generator)), rows.labels
+        images = augment(rows.images, data.flip, generator) if augmented else rows.images
+        yield data.normalise(images), rows.labels
 
 
 def augment(images: torch.Tensor, flip: bool, generator: torch.Generator) -> torch.Tensor:

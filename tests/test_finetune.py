@@ -56,6 +56,7 @@ def test_a_network_alone_has_no_other_weights() -> None:
 def test_finetuning_is_a_run_that_export_takes(found: Path, tmp_path: Path) -> None:
     before = Found.load(found)
     tuned = workflows.finetune(found, tmp_path / "tuned", epochs=3, lr=0.05, batch=128)
+    assert load_run(tmp_path / "tuned").train["augment"] is False
     again = Found.load(tmp_path / "tuned" / "found.json")
     assert again == tuned
     assert tuned.arch == before.arch
@@ -77,7 +78,7 @@ def test_from_scratch_forgets_the_inherited_weights(
 ) -> None:
     supernet = load_run(Path(Found.load(found).run))
     workflows.finetune(found, tmp_path / "tuned", epochs=1)
-    assert load_run(tmp_path / "tuned").train == {**supernet.train, "epochs": 1}
+    assert load_run(tmp_path / "tuned").train == {**supernet.train, "epochs": 1, "augment": False}
     with monkeypatch.context() as patch:
         patch.setattr(Supernet, "inherit", lambda *_: pytest.fail("weights were inherited"))
         for source in (found, tmp_path / "tuned" / "found.json"):  # the supernet's settings, whoever trained last
@@ -104,6 +105,16 @@ def test_a_finetuning_goes_on_where_it_stopped(found: Path, tmp_path: Path, monk
         workflows.finetune(found, tmp_path / "parts", epochs=3, lr=0.05, from_scratch=True, resume=True)
     parts = workflows.finetune(found, tmp_path / "parts", epochs=3, resume=True)
     assert parts.weights == Found.load(tmp_path / "whole" / "found.json").weights
+
+
+def test_a_training_begun_before_augmentation_was_a_setting_goes_on(tmp_path: Path) -> None:
+    workflows.train(SPACE, "digits", tmp_path, TrainSettings(epochs=1, batch=128))
+    record = json.loads((tmp_path / "run.json").read_text())
+    del record["train"]["augment"]
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    workflows.train(SPACE, "digits", tmp_path, TrainSettings(epochs=1, batch=128), resume=True)
+    with pytest.raises(InputError, match="augment True -> False"):
+        workflows.train(SPACE, "digits", tmp_path, TrainSettings(epochs=1, batch=128, augment=False), resume=True)
 
 
 def test_a_network_alone_is_no_place_to_search(found: Path, tmp_path: Path) -> None:

@@ -10,7 +10,17 @@ import torch
 
 from ..errors import InputError, MismatchError
 from ..search.found import Found
-from ..supernet import Data, Run, SearchSpace, Supernet, load_data, load_run, load_space, load_supernet
+from ..supernet import (
+    Data,
+    Run,
+    SearchSpace,
+    Supernet,
+    TrainSettings,
+    load_data,
+    load_run,
+    load_space,
+    load_supernet,
+)
 from ..supernet.checkpoint import METRICS, RUN, read_metrics, weights_fingerprint
 from ..supernet.data import data_record
 
@@ -52,7 +62,14 @@ def check_same(old: Run, new: Run) -> None:
         }
         data = {"metric": run.data.get("metric", "accuracy"), "flip": run.data.get("flip", new.data["flip"])}
         start = f"{run.start['source']} ({run.start['fingerprint']})" if run.start else "scratch"
-        return {**made_of, **data, "network": run.arch, "start": start, "sharing": run.sharing, **run.train}
+        return {
+            **made_of,
+            **data,
+            "network": run.arch,
+            "start": start,
+            "sharing": run.sharing,
+            **vars(TrainSettings(**run.train)),
+        }
 
     before, now = settings(old), settings(new)
     names = [name for name in now if before[name] != now[name]]

@@ -97,6 +97,7 @@ def finetune(
     epochs: int | None = None,
     batch: int | None = None,
     lr: float | None = None,
+    augment: bool | None = None,
     from_scratch: bool = False,
     resume: bool = False,
     progress: Progress = silent,
@@ -104,14 +105,14 @@ def finetune(
     """Train the one network of a FOUND.json on, or `from_scratch`, into the folder `out`; writes found.json there.
 
     What is not given is as in the training of the supernet, the split of the data always; fine-tuning takes
-    few epochs.
+    few epochs, on images that are not augmented.
     """
     check_target(out / RUN)
     check_target(out / FOUND, "found")
     found = Found.load(found_file)
     origin = run_of(found, found_file)
     space = origin.load_space()
-    settings = finetune_settings(origin, from_scratch, {"epochs": epochs, "batch": batch, "lr": lr})
+    settings = finetune_settings(origin, from_scratch, {"epochs": epochs, "batch": batch, "lr": lr, "augment": augment})
     images, folder = finetune_data(origin, space, data, data_dir)
     torch.manual_seed(settings.seed)
     network, start = Supernet(space, origin.sharing, only=found.arch), None
@@ -141,10 +142,10 @@ def supernet_settings(origin: Run) -> dict[str, Any]:
 
 
 def finetune_settings(origin: Run, from_scratch: bool, given: dict[str, Any]) -> TrainSettings:
-    """The supernet's settings, for fine-tuning fewer epochs, and what was given."""
+    """The supernet's settings, for fine-tuning fewer epochs on images as they are, and what was given."""
     settings = TrainSettings(**supernet_settings(origin))
     if not from_scratch:
-        settings = replace(settings, epochs=FINETUNE_EPOCHS)
+        settings = replace(settings, epochs=FINETUNE_EPOCHS, augment=False)
     return replace(settings, **{name: value for name, value in given.items() if value is not None})
 
 

@@ -136,6 +136,15 @@ def test_an_epoch_visits_every_image_once_in_whole_batches(digits: Data) -> None
     assert torch.equal(torch.bincount(labels), torch.bincount(digits.train.labels))
 
 
+def test_without_augmentation_images_are_as_they_are(digits: Data) -> None:
+    images, labels = next(training_batches(digits, 16, 0, 0, augmented=False))
+    augmented, same = next(training_batches(digits, 16, 0, 0))
+    assert torch.equal(labels, same)
+    assert not torch.equal(images, augmented)
+    originals = {row.tobytes() for row in digits.normalise(digits.train.images).numpy()}
+    assert all(row.tobytes() in originals for row in images.contiguous().numpy())
+
+
 # ---- idx files
 
 
