@@ -19,7 +19,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -50,8 +50,14 @@ SEEDS = (0, 1, 2)
 RANDOM, BUDGET = 20, 30
 LR = 0.2  # by the validation images of one seed: supernets gain against the default, networks alone don't
 TUNING_LR = LR / 2  # of what goes on from trained weights
+AUGMENT = False  # in every training: so few epochs of such small networks learn more from images as they are
 LABELS = {"found": "found by search", "random": f"best of {RANDOM} random"}
-TRAININGS = {"inherited": "inherited weights", "tuned": "tuned for 2 epochs", "converged": "trained alone"}
+TRAININGS = {
+    "inherited": "inherited weights",
+    "tuned": "tuned for 2 epochs",
+    "alone": "trained alone",
+    "converged": "alone for longer",
+}
 FAMILIES = {
     "MobileNetV3-fine": "torchvision_nets:MOBILENET_V3_FINE",
     "ShuffleNetV2-fine": "torchvision_nets:SHUFFLENET_V2_FINE",
@@ -68,11 +74,12 @@ LABELS |= {
 
 @dataclass(frozen=True)
 class Step:
-    """One part of the benchmark: a name, and the function and arguments that make its result."""
+    """One part of the benchmark: a name, the function and arguments that make its result, what must be done before."""
 
     name: str
     work: Callable[..., dict[str, Any]]
     arguments: tuple[Any, ...]
+    after: tuple[str, ...] = ()
 
 
 def main() -> None:
@@ -80,22 +87,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("fashion-mnist-benchmark"))
     parser.add_argument("--data-dir", type=Path)
-    parser.add_argument("--epochs", type=int, default=7, help="of each supernet, and of each network alone")
-    parser.add_argument("--long", type=int, default=10, help="epochs of networks that are trained alone to the end")
+    parser.add_argument("--epochs", type=int, default=8, help="of each supernet, and of each network alone")
+    parser.add_argument(
+        "--long", type=int, default=11, help="epochs of networks alone that go on until they gain no more"
+    )
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     options, started = parser.parse_args(), time.perf_counter()
     out, epochs, long, steps = options.out, options.epochs, options.long, options.out / "steps"
-    cores = options.workers
     if long <= epochs:
         parser.error(f"--long {long} must be more than --epochs {epochs}")
     same_options(out, {"epochs": epochs, "long": long, "data_dir": str(options.data_dir)})
     done = run_steps(profile_steps(out), steps, 1)  # what measures time runs alone
-    trainings = train_steps(out, epochs, options.data_dir) + baseline_steps(out, long, options.data_dir)
-    done |= run_steps(trainings, steps, cores)
-    done |= run_steps(search_steps(out), steps, cores)
+    trainings = train_steps(out, epochs, options.data_dir) + baseline_steps(out, epochs, options.data_dir)
+    trainings += search_steps(out) + longer_steps(out, long - epochs) + network_steps(out, epochs)
+    done |= run_steps(trainings, steps, options.workers)
     done |= run_steps(measure_steps(out), steps, 1)
-    done |= run_steps(network_steps(out, epochs), steps, cores)
-    done |= run_steps(longer_steps(out, long - epochs), steps, cores)
     report(out, done, epochs, long)
     print(f"{(time.perf_counter() - started) / 60:.0f} minutes since the start of this command")
 
@@ -110,15 +116,25 @@ def same_options(out: Path, options: dict[str, Any]) -> None:
 
 
 def run_steps(steps: Sequence[Step], folder: Path, workers: int) -> dict[str, Any]:
-    """The results of all steps, each read from its file in `folder` or made and written there."""
+    """The results of all steps, each read from its file in `folder` or made and written there.
+
+    Of the steps whose `after` is done the first in the list starts first.
+    """
+    files = {step.name: folder / f"{step.name}.json" for step in steps}
+    waiting = [step for step in steps if not files[step.name].is_file()]
+    running: dict[Future[dict[str, Any]], str] = {}
     with ProcessPoolExecutor(workers, get_context("spawn"), max_tasks_per_child=1) as pool:
-        open_steps = [step for step in steps if not (folder / f"{step.name}.json").is_file()]
-        waiting = {pool.submit(timed, step): step.name for step in open_steps}
-        for done in as_completed(waiting):
-            name = waiting[done]
-            write_bytes(folder / f"{name}.json", json.dumps(done.result(), indent=1).encode())
-            print(f"{time.strftime('%H:%M:%S')} {name}: {json.dumps(done.result())[:150]}", flush=True)
-    return {step.name: json.loads((folder / f"{step.name}.json").read_text()) for step in steps}
+        while waiting or running:
+            unfinished = {step.name for step in waiting} | set(running.values())
+            ready = [step for step in waiting if unfinished.isdisjoint(step.after)]
+            for step in ready[: workers - len(running)]:
+                running[pool.submit(timed, step)] = step.name
+                waiting.remove(step)
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                name, result = running.pop(future), future.result()
+                write_bytes(files[name], json.dumps(result, indent=1).encode())
+                print(f"{time.strftime('%H:%M:%S')} {name}: {json.dumps(result)[:150]}", flush=True)
+    return {name: json.loads(file.read_text()) for name, file in files.items()}
 
 
 def timed(step: Step) -> dict[str, Any]:
@@ -133,7 +149,7 @@ def train_steps(out: Path, epochs: int, data_dir: Path | None) -> list[Step]:
 
 
 def train_supernet(run: Path, epochs: int, seed: int, data_dir: Path | None) -> dict[str, Any]:
-    settings = TrainSettings(epochs=epochs, lr=LR, seed=seed)
+    settings = TrainSettings(epochs=epochs, lr=LR, augment=AUGMENT, seed=seed)
     trained = workflows.train(SPACE, DATA, run, settings, data_dir=data_dir, resume=True)
     return {
         "val_accuracy": workflows.last_metrics(trained)["val_accuracy"],
@@ -160,7 +176,8 @@ def limits_ms(out: Path) -> dict[str, float]:
 
 
 def search_steps(out: Path) -> list[Step]:
-    return [Step(f"search-{seed}", search_run, (out, seed, limits_ms(out))) for seed in SEEDS]
+    limits = limits_ms(out)
+    return [Step(f"search-{seed}", search_run, (out, seed, limits), (f"train-{seed}",)) for seed in SEEDS]
 
 
 def search_run(out: Path, seed: int, limits: dict[str, float]) -> dict[str, Any]:
@@ -207,22 +224,27 @@ def network_steps(out: Path, epochs: int) -> list[Step]:
     steps = []
     for name, seed in itertools.product(reversed(SHARES), SEEDS):
         found, alone, tuned = (f"{kind}-{name}-{seed}" for kind in ("evolution", "alone", "tuned"))
-        steps.append(Step(alone, train_found, (out / f"{found}.json", out / alone, epochs)))
-        steps.append(Step(tuned, train_found, (out / f"{found}.json", out / tuned, 2, TUNING_LR)))
+        file, after = out / f"{found}.json", (f"search-{seed}",)
+        steps.append(Step(alone, train_found, (file, out / alone, epochs), after))
+        steps.append(Step(tuned, train_found, (file, out / tuned, 2, TUNING_LR), after))
     return steps
 
 
 def longer_steps(out: Path, epochs: int) -> list[Step]:
     """The networks alone of the first seed go on for more epochs, at half the rate."""
-    names = [f"{limit}-{SEEDS[0]}" for limit in reversed(SHARES)]
-    runs = [(out / f"alone-{name}" / "found.json", out / f"converged-{name}") for name in names]
-    return [Step(run.name, train_found, (found, run, epochs, TUNING_LR)) for found, run in runs]
+    steps = []
+    for limit in reversed(SHARES):
+        alone, run = f"alone-{limit}-{SEEDS[0]}", out / f"converged-{limit}-{SEEDS[0]}"
+        steps.append(Step(run.name, train_found, (out / alone / "found.json", run, epochs, TUNING_LR), (alone,)))
+    return steps
 
 
 def train_found(found: Path, run: Path, epochs: int, tuning_lr: float | None = None) -> dict[str, Any]:
     """Test accuracy of a found network after fine-tuning at `tuning_lr`, or trained from scratch without it."""
     scratch = tuning_lr is None
-    tuned = workflows.finetune(found, run, epochs=epochs, lr=tuning_lr, from_scratch=scratch, resume=True)
+    tuned = workflows.finetune(
+        found, run, epochs=epochs, lr=tuning_lr, augment=AUGMENT, from_scratch=scratch, resume=True
+    )
     return {"val": tuned.accuracy, "test": test_accuracy(run)}
 
 
@@ -253,7 +275,7 @@ def train_baseline(
     folder: Path, family: str, gene: int, measured_ms: float, epochs: int, data_dir: Path | None
 ) -> dict[str, Any]:
     """A torchvision network trained as ours are, at the default rate: LR was worse on the validation images of one."""
-    space, settings = load_space(FAMILIES[family]), TrainSettings(epochs=epochs)
+    space, settings = load_space(FAMILIES[family]), TrainSettings(epochs=epochs, augment=AUGMENT)
     data = load_data(DATA, space, settings.seed, data_dir)
     network = Supernet(space, only=(gene,))
     where = str(data_dir.resolve()) if data_dir else None
@@ -284,7 +306,7 @@ def rows_of(done: dict[str, Any]) -> pd.DataFrame:
                         "kind": family,
                         "seed": SEEDS[0],
                         "measured_ms": result["measured_ms"],
-                        "converged": result["test"],
+                        "alone": result["test"],
                     }
                 )
     return pd.DataFrame(rows)
@@ -350,7 +372,7 @@ def costs(out: Path, done: dict[str, Any]) -> list[str]:
 
 def chart(rows: pd.DataFrame) -> alt.LayerChart:
     """Test accuracy against measured latency."""
-    points = rows.melt(["kind", "measured_ms"], ["inherited", "tuned", "converged"], "training", "accuracy").dropna()
+    points = rows.melt(["kind", "measured_ms"], list(TRAININGS), "training", "accuracy").dropna()
     points["what"] = points.kind.map(LABELS) + ", " + points.training.map(TRAININGS)
     dots = (
         alt.Chart(points)
