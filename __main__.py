@@ -126,6 +126,7 @@ def profile(
     space: SpaceOption,
     device: DeviceOption,
     out: Annotated[Path, typer.Option(help="The latency table to write (.json).")],
+    sustained: Annotated[float, typer.Option(min=0, help="Seconds of load, for a limit DEVICE.sustained.")] = 0,
     seed: SeedOption = 0,
     resume: ResumeOption = False,
 ) -> None:
@@ -136,7 +137,7 @@ def profile(
     from . import workflows
 
     with bar("profiling") as progress:
-        table = workflows.profile(space, device, out, resume, seed, progress)
+        table = workflows.profile(space, device, out, resume, sustained, seed, progress)
     measured = sum(entry.rounds > 0 for entry in table.entries.values())
     console.print(
         f"{out}: {measured} layers on {table.name}, calibrated by {len(table.calibration.networks)} networks, "

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from .devices import DEVICES
+from .devices import DEVICES, LOCAL_SETTINGS
 from .errors import InputError, unknown_name
 from .names import written
 from .search import STRATEGIES
@@ -21,7 +21,6 @@ KINDS: dict[str, Mapping[str, Any]] = {
     "devices": DEVICES,
     "strategies": STRATEGIES,
 }
-SETTABLE = ("spaces", "devices")  # what takes settings behind its name
 
 
 def names(kind: str) -> list[tuple[str, str, str]]:
@@ -29,14 +28,18 @@ def names(kind: str) -> list[tuple[str, str, str]]:
     if kind not in KINDS:
         raise unknown_name("thing to list", kind, KINDS)
     return [
-        (name, (thing.__doc__ or "").strip().splitlines()[0], _settings(thing) if kind in SETTABLE else "")
+        (name, (thing.__doc__ or "").strip().splitlines()[0], _settings(kind, name, thing))
         for name, thing in KINDS[kind].items()
     ]
 
 
-def _settings(thing: Any) -> str:
+def _settings(kind: str, name: str, thing: Any) -> str:
     """The settings of a space or device with their defaults, as they are written behind its name."""
-    defaults = {name: parameter.default for name, parameter in inspect.signature(thing).parameters.items()}
+    defaults: dict[str, Any] = {}
+    if kind == "spaces":
+        defaults = {key: parameter.default for key, parameter in inspect.signature(thing).parameters.items()}
+    elif (kind, name) == ("devices", "local"):
+        defaults = LOCAL_SETTINGS
     return ",".join(f"{name}={written(value)}" for name, value in defaults.items())
 
 

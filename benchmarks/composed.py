@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import statistics
 
-from hwnas.devices import Job, LocalDevice
+from hwnas.devices import Job, TimedDevice
 from hwnas.export import compose, layers_to_onnx, to_onnx
 from hwnas.latency import analytic_cost, spread
 from hwnas.supernet import Supernet, load_space
@@ -31,7 +31,7 @@ def main() -> None:
         exported = to_onnx(supernet.subnet(arch), [space.input_shape()])
         jobs.append(Job(f"exported {i}", exported.SerializeToString()))
         jobs.append(Job(f"composed {i}", compose(space.graph(arch), models).SerializeToString()))
-    found = LocalDevice().measure(jobs).timings
+    found = TimedDevice().measure(jobs).timings
     ratios = [found[f"composed {i}"].ratio / found[f"exported {i}"].ratio for i in range(len(archs))]
     for i, ratio in enumerate(ratios):
         print(f"network {i}: {found[f'exported {i}'].raw_ms:.3f} ms exported, composed / exported {ratio:.4f}")

@@ -14,7 +14,8 @@ import time
 
 import numpy as np
 
-from hwnas.latency.table import Calibration, Entry, LatencyTable
+from hwnas.latency.calibration import Calibration
+from hwnas.latency.table import Entry, LatencyTable
 from hwnas.supernet import load_space
 
 

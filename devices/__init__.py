@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
-from ..errors import unknown_name
-from ..names import parse_settings
-from .device import Device, Job, Measurements, Progress, Sample, Timing
-from .local import LocalDevice
+from .description import DEVICES, LOCAL_SETTINGS, load_device
+from .device import Device, Form, Job, Measurements, Progress, Sample, Timing
+from .timed import Effort, TimedDevice
 
 __all__ = [
     "DEVICES",
+    "LOCAL_SETTINGS",
     "Device",
+    "Effort",
+    "Form",
     "Job",
-    "LocalDevice",
     "Measurements",
     "Progress",
     "Sample",
+    "TimedDevice",
     "Timing",
     "load_device",
 ]
-
-DEVICES = {"local": LocalDevice}
-
-
-def load_device(text: str) -> Device:
-    """The device that DEVICE on the command line names: `local`, or with settings `local:threads=2`.
-
-    Raises InputError for an unknown device or setting, or a value that doesn't fit.
-    """
-    kind, _, settings = text.partition(":")
-    if kind not in DEVICES:
-        raise unknown_name("device", kind, DEVICES)
-    device = DEVICES[kind]
-    return device(**parse_settings(settings, asdict(device()), f"device {kind}"))

@@ -7,13 +7,39 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from ..errors import InputError, unknown_name
+
+PRECISIONS = ("fp32", "int8")
+
+
+@dataclass(frozen=True)
+class Form:
+    """The form in which a device wants its networks: images per run, and fp32 or int8 (Q/DQ)."""
+
+    batch: int = 1
+    precision: str = "fp32"
+
+    def __post_init__(self) -> None:
+        if self.batch <= 0:
+            raise InputError(f"batch is {self.batch}; it must be positive")
+        if self.precision not in PRECISIONS:
+            raise unknown_name("precision", self.precision, PRECISIONS)
+
+    def words(self) -> dict[str, str]:
+        """As a fingerprint says it."""
+        return {"batch": str(self.batch), "precision": self.precision}
+
 
 @dataclass(frozen=True)
 class Job:
-    """An ONNX model with static input shapes to be timed, under a name unique among the jobs of a call."""
+    """An ONNX model with static input shapes to be timed, under a name unique among the jobs of a call.
+
+    With `sustained_s` it is also run for so many seconds without a pause, after everything else.
+    """
 
     name: str
     model: bytes
+    sustained_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -21,7 +47,8 @@ class Timing:
     """The time of one job, as a ratio to the reference network measured beside it.
 
     `ratio` is the median over the rounds, `low` and `high` are the ends of its 90 % interval; `raw_ms` is
-    the median of all runs as the device's clock showed them.
+    the median of all runs as the device's clock showed them. `p95` is the ratio that 95 % of single runs keep, by
+    the wall clock; `sustained` the ratio under load for as long as the job said (None: it said nothing).
     """
 
     name: str
@@ -30,6 +57,8 @@ class Timing:
     high: float
     rounds: int
     raw_ms: float
+    p95: float
+    sustained: float | None = None
 
     @property
     def half_width(self) -> float:
@@ -41,7 +70,9 @@ class Timing:
 class Sample:
     """One visit to a job: its runs, and those of the reference right before and after them.
 
-    `seconds` counts from the start of measuring, without the pauses between interrupted attempts.
+    `seconds` counts from the start of measuring, without the pauses between interrupted attempts. `runs_ms` and
+    `reference_runs_ms` are times by the stopwatch (a single thread's own time), `wall_ms` those of the wall clock;
+    `mhz` and `celsius` are the fastest core's clock and the hottest sensor, where the device tells them.
     """
 
     name: str
@@ -49,6 +80,9 @@ class Sample:
     seconds: float
     runs_ms: tuple[float, ...]
     reference_runs_ms: tuple[float, ...]
+    wall_ms: tuple[float, ...]
+    mhz: float | None = None
+    celsius: float | None = None
 
 
 @dataclass(frozen=True)
@@ -84,6 +118,10 @@ class Device(Protocol):
     @property
     def name(self) -> str:
         """What tables, limits and costs call this device."""
+
+    @property
+    def form(self) -> Form:
+        """The form in which networks are to be given to `measure`."""
 
     def fingerprint(self) -> dict[str, str]:
         """All that a timing depends on: hardware, runtime, options, the reference; and `label`, what was

@@ -1,52 +1,24 @@
-"""Time ONNX models beside a reference: the one program that runs on the measured machine.
-
-    python onnx_timer.py FOLDER      do what FOLDER/plan.json says
-    python onnx_timer.py             print what this machine and its runtime are, as JSON
-
-It needs only numpy and onnxruntime and imports nothing of hwnas, so that it can be copied to any host.
-
-Raw times do not repeat on a shared machine, whatever the statistic; ratios do. A sample is the fastest of a
-few consecutive runs of a model, divided by the fastest of a few runs of the reference right before and after:
-what slows both cancels, and what strikes single runs is left out. Each sample opens the model afresh, because
-where its weights and activations happen to lie in memory changes its speed by a percent or more for as long
-as it is open, and further runs repeat the same luck. A round takes one sample of every model, in a random
-order, so that no model always follows the same other one. A model's figure is the median of its samples; it
-leaves when the interval of that median is narrow enough, or a cap is reached.
-
-Each sample is a line of FOLDER/samples.jsonl as soon as it is taken; started again, the program goes on from
-there. FOLDER/result.json is written at the end. Standard output has one JSON line of progress per round.
-"""
+"""Time ONNX models by ONNX Runtime on a CPU: `timer.py` says how. Needs numpy and onnxruntime."""
 
 from __future__ import annotations
 
-import gc
-import json
-import math
 import platform
-import random
-import statistics
 import sys
 import time
-from collections import defaultdict
-from collections.abc import Callable, Collection
-from contextlib import suppress
-from dataclasses import dataclass, field
-from functools import cache
-from importlib import metadata
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+if TYPE_CHECKING or __package__:
+    from . import timer
+    from .timer import Plan, Run
+else:  # run by its path, here or where hwnas is not installed
+    sys.path.insert(0, str(Path(__file__).parent))
+    import timer
+    from timer import Plan, Run
 
-METHOD = "thread time, fastest of 5 / fastest of 3 + 3, median"  # another one gives other figures
-RUNS = 5
-REFERENCE_RUNS = 3  # before, and as many after
-RUN_MS = 0.1  # a run repeats a tiny model for this long, so that the clock and the call don't count
-WARM_UP_RUNS = 3
-CONFIDENCE = 0.9
+    del sys.path[0]  # what else lies there shadows nothing
+
 OPTIMIZATIONS = {
     "none": "ORT_DISABLE_ALL",
     "basic": "ORT_ENABLE_BASIC",
@@ -55,122 +27,15 @@ OPTIMIZATIONS = {
 }
 INPUT_TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64"}
 
-Run = Callable[[int], float]  # infer so many times in a row; returns milliseconds per inference
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What to measure and how well; model files are names within the folder."""
-
-    reference: str
-    models: list[str]
-    threads: int = 1
-    optimization: str = "all"
-    target: float = 0.01  # half width of an interval, as a fraction of the median
-    min_rounds: int = 20  # kept whatever the seconds: fewer samples tell no interval
-    max_rounds: int = 200
-    max_seconds: float = 45.0
-    seed: int = 0
-
-
-@dataclass
-class Series:
-    """The samples of one model, in the order taken."""
-
-    ratios: list[float] = field(default_factory=list)
-    runs_ms: list[float] = field(default_factory=list)
-    started: float = 0.0  # seconds on the clock of the samples
-
-    def add(self, sample: dict[str, Any]) -> None:
-        """Append one line of samples.jsonl."""
-        if not self.ratios:
-            self.started = sample["seconds"]
-        self.ratios.append(min(sample["runs_ms"]) / min(sample["reference_runs_ms"]))
-        self.runs_ms += sample["runs_ms"]
-
-    def timing(self) -> dict[str, float]:
-        """The figures that the samples amount to."""
-        ratio, low, high = median_interval(self.ratios)
-        raw_ms = statistics.median(self.runs_ms)
-        return {"ratio": ratio, "low": low, "high": high, "rounds": len(self.ratios), "raw_ms": raw_ms}
-
-    def half_width(self) -> float:
-        """Half of the interval as a fraction of the median."""
-        median, low, high = median_interval(self.ratios)
-        return (high - low) / 2 / median
-
-    def settled(self, plan: Plan) -> bool:
-        """Whether the interval is as narrow as asked."""
-        return len(self.ratios) >= plan.min_rounds and self.half_width() <= plan.target
-
-    def finished(self, plan: Plan, seconds: float) -> bool:
-        """Whether to leave: settled, or a cap is reached."""
-        if len(self.ratios) < plan.min_rounds:
-            return False
-        spent = len(self.ratios) >= plan.max_rounds or seconds - self.started >= plan.max_seconds
-        return spent or self.settled(plan)
-
-    def fraction(self, plan: Plan) -> float:
-        """The share done of the rounds to expect, as an interval shrinks with the root of the rounds."""
-        if not self.ratios or self.settled(plan):
-            return float(bool(self.ratios))
-        needed = len(self.ratios) * (self.half_width() / plan.target) ** 2
-        return len(self.ratios) / min(max(needed, plan.min_rounds), plan.max_rounds)
-
-
-def median_interval(values: list[float]) -> tuple[float, float, float]:
-    """The median and its 90 % interval, distribution-free and exact: two order statistics.
-
-    The count of values below the true median is Binomial(n, 1/2), whatever their distribution: no resampling,
-    no random numbers. Fewer than five values can't reach 90 %; their range is given.
-    """
-    ordered = sorted(values)
-    index = _interval_index(len(ordered))
-    return statistics.median(ordered), ordered[index], ordered[-1 - index]
-
-
-@cache
-def _interval_index(count: int) -> int:
-    """The largest i with P(Binomial(count, 1/2) <= i) within a tail of the interval, or 0.
-
-    The interval goes from the i-th smallest to the i-th largest value, counted from 0.
-    """
-    below = 0
-    for index in range(count):
-        below += math.comb(count, index)
-        if below / 2**count > (1 - CONFIDENCE) / 2:
-            return max(0, index - 1)
-    return 0
-
 
 def describe() -> dict[str, str]:
     """The runtime and the machine that timings depend on, without loading the runtime."""
-    runtime = f"onnxruntime {metadata.version('onnxruntime')}"
+    found = {package: timer.version_of(package) for package in ("numpy", "onnxruntime")}
+    if missing := [package for package, version in found.items() if version is None]:
+        sys.exit(f"{' and '.join(missing)} missing there; run there: {sys.executable} -m pip install numpy onnxruntime")
+    runtime = f"onnxruntime {found['onnxruntime']}"
     system = f"{platform.system()} {platform.machine()}"
-    return {"runtime": runtime, "cpu": _cpu_model(), "system": system}
-
-
-def _cpu_model() -> str:
-    """The processor's name; boards with arm cores tell only the board's."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-        return Path("/proc/device-tree/model").read_text().rstrip("\0")
-    except OSError:
-        return platform.processor() or platform.machine()
-
-
-def read_samples(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a samples file; a last line cut short by a kill is removed from the file."""
-    if not path.exists():
-        return []
-    data = path.read_bytes()
-    whole = data[: data.rfind(b"\n") + 1]
-    if len(whole) < len(data):
-        with path.open("r+b") as file:
-            file.truncate(len(whole))
-    return [json.loads(line) for line in whole.splitlines()]
+    return {"runtime": runtime, "cpu": timer.cpu_model(), "system": system, "os": platform.release()}
 
 
 def open_session(path: Path, plan: Plan) -> Run:
@@ -178,18 +43,19 @@ def open_session(path: Path, plan: Plan) -> Run:
     import onnxruntime as ort
 
     session = ort.InferenceSession(str(path), _options(plan), providers=["CPUExecutionProvider"])
-    binding, clock_ns = session.io_binding(), stopwatch(plan.threads)
+    binding, clock_ns = session.io_binding(), stopwatch(plan.options["threads"])
     for tensor in session.get_inputs():
         values = _random_input(tensor, plan.seed)
         binding.bind_ortvalue_input(tensor.name, ort.OrtValue.ortvalue_from_numpy(values))
     for tensor in session.get_outputs():
         binding.bind_output(tensor.name, "cpu")
 
-    def run(loops: int) -> float:
-        start_ns = clock_ns()
+    def run(loops: int) -> tuple[float, float]:
+        wall_ns, start_ns = time.perf_counter_ns(), clock_ns()
         for _ in range(loops):
             session.run_with_iobinding(binding)
-        return (clock_ns() - start_ns) / loops / 1e6
+        spent_ns = clock_ns() - start_ns
+        return spent_ns / loops / 1e6, (time.perf_counter_ns() - wall_ns) / loops / 1e6
 
     return run
 
@@ -210,10 +76,10 @@ def _options(plan: Plan) -> Any:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
-    options.intra_op_num_threads = plan.threads
+    options.intra_op_num_threads = plan.options["threads"]
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, OPTIMIZATIONS[plan.optimization])
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, OPTIMIZATIONS[plan.options["optimization"]])
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     return options
@@ -229,129 +95,5 @@ def stopwatch(threads: int) -> Callable[[], int]:
     return time.thread_time_ns if threads == 1 and fine else time.perf_counter_ns
 
 
-class Log:
-    """FOLDER/samples.jsonl: what was measured so far, in this attempt and in earlier ones."""
-
-    def __init__(self, path: Path) -> None:
-        self.series: defaultdict[str, Series] = defaultdict(Series)
-        self.reference_runs_ms: list[float] = []
-        self.rounds, self.earlier_s = 0, 0.0
-        self._file = path.open("a", buffering=1)  # line by line: a kill loses nothing that was finished
-        if fcntl is not None:  # a program whose parent was killed may still be in its last round: wait for it
-            fcntl.flock(self._file, fcntl.LOCK_EX)
-        for sample in read_samples(path):
-            self._count(sample)
-            self.rounds, self.earlier_s = sample["round"], sample["seconds"]
-        self._start_s = time.perf_counter()
-
-    def seconds(self) -> float:
-        """Time spent measuring, earlier attempts included."""
-        return self.earlier_s + time.perf_counter() - self._start_s
-
-    def append(self, model: str, runs_ms: list[float], reference_runs_ms: list[float]) -> None:
-        """Keep one sample of the current round."""
-        sample = {
-            "model": model,
-            "round": self.rounds,
-            "seconds": round(self.seconds(), 3),
-            "runs_ms": [round(ms, 6) for ms in runs_ms],
-            "reference_runs_ms": [round(ms, 6) for ms in reference_runs_ms],
-        }
-        self._file.write(json.dumps(sample) + "\n")
-        self._count(sample)
-
-    def unfinished(self, plan: Plan, errors: Collection[str]) -> list[str]:
-        """The models that need more samples."""
-        seconds = self.seconds()
-        return [m for m in plan.models if m not in errors and not self.series[m].finished(plan, seconds)]
-
-    def close(self) -> None:
-        """End the file; what is in it stays."""
-        self._file.close()
-
-    def _count(self, sample: dict[str, Any]) -> None:
-        self.series[sample["model"]].add(sample)
-        self.reference_runs_ms += sample["reference_runs_ms"]
-
-
-def take_sample(run: Run, reference: Run) -> tuple[list[float], list[float]]:
-    """Milliseconds of a model's runs, and of the reference's right before and right after them."""
-    warm_ms = min(run(1) for _ in range(WARM_UP_RUNS))
-    loops = max(1, math.ceil(RUN_MS / warm_ms))
-    before_ms = [reference(1) for _ in range(REFERENCE_RUNS)]
-    runs_ms = [run(loops) for _ in range(RUNS)]
-    after_ms = [reference(1) for _ in range(REFERENCE_RUNS)]
-    return runs_ms, before_ms + after_ms
-
-
-def measure(plan: Plan, open_model: Callable[[str], Run], log: Log) -> dict[str, str]:
-    """Go round by round through the models that are not finished, and tell after each how far it is.
-
-    A model that fails is left out; returns the reasons, by model.
-    """
-    errors: dict[str, str] = {}
-    while order := log.unfinished(plan, errors):
-        log.rounds += 1
-        random.Random(f"{plan.seed}/{log.rounds}").shuffle(order)
-        reference = open_model(plan.reference)
-        reference(WARM_UP_RUNS)
-        for model in order:
-            try:
-                sample = take_sample(open_model(model), reference)
-            except Exception as error:  # each runtime raises classes of its own
-                errors[model] = str(error).strip().partition("\n")[0]
-            else:
-                log.append(model, *sample)
-        print(json.dumps(progress(plan, log)), flush=True)
-    return errors
-
-
-def progress(plan: Plan, log: Log) -> dict[str, float]:
-    """How far measuring is, as the parent process shows it."""
-    series = [log.series[model] for model in plan.models if log.series[model].ratios]
-    return {
-        "settled": sum(s.settled(plan) for s in series),
-        "total": len(series),
-        "rounds": max((len(s.ratios) for s in series), default=0),
-        "fraction": statistics.fmean(s.fraction(plan) for s in series) if series else 1.0,
-        "half_width": max((s.half_width() for s in series), default=0.0),
-        "seconds": log.seconds(),
-    }
-
-
-def result(plan: Plan, log: Log, errors: dict[str, str]) -> dict[str, Any]:
-    """The figures of every model, the reference's time, and what could not run."""
-    measured = {model: log.series[model] for model in plan.models if model not in errors}
-    return {
-        "timings": {model: series.timing() for model, series in measured.items()},
-        "reference_ms": statistics.median(log.reference_runs_ms) if measured else None,
-        "seconds": log.seconds(),
-        "settled": all(series.settled(plan) for series in measured.values()),
-        "errors": errors,
-        "machine": describe(),
-    }
-
-
-def main(arguments: list[str]) -> None:
-    """Measure what the folder's plan says, or describe this machine."""
-    if not arguments:
-        print(json.dumps(describe()))
-        return
-    folder = Path(arguments[0])
-    plan = Plan(**json.loads((folder / "plan.json").read_text()))
-    log = Log(folder / "samples.jsonl")
-    gc.disable()  # a collection in the middle of a run would count as the model's time
-    try:
-        errors = measure(plan, lambda model: open_session(folder / model, plan), log)
-        log.close()
-        unfinished = folder / "result.json.part"
-        unfinished.write_text(json.dumps(result(plan, log, errors)))
-        unfinished.replace(folder / "result.json")
-    except OSError as error:
-        with suppress(OSError):
-            log.close()  # here, as Python would complain of what is left to write after our last word
-        sys.exit(f"cannot write in {folder}: {error.strerror}; make room there, then measure again (--resume)")
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    timer.main(sys.argv[1:], describe, open_session)

@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import onnx
-from scipy import stats
 
-from ..devices import Device, Job, Measurements
+from ..devices import Device, Form, Job, Measurements
 from ..devices.device import Progress as DeviceProgress
+from ..errors import FaultError
 from ..export.onnx_model import compose, layers_to_onnx
+from ..export.quantization import to_int8
 from ..progress import Progress, silent
 from ..supernet.layer import Layer
 from ..supernet.space import Arch, SearchSpace
+from .calibration import Calibration, Network, fit
 from .cost import analytic_cost
 from .spread import spread
-from .table import Calibration, Entry, LatencyTable, Network
+from .table import Entry, LatencyTable
 
 CALIBRATION_NETWORKS = 10
-MIN_MARGIN = 0.01  # no interval is narrower: it is what a measurement repeats to on a quiet host
-RIDGE = 1e-4
+TYPICAL_NOISE, WORST_NOISE = 0.05, 0.25  # half widths of intervals, beyond which no table is written
 EMPTY = "empty"
 
 Models = Mapping[Layer, onnx.ModelProto | None]
+
+
+@dataclass(frozen=True)
+class Profiled:
+    """A new table, and every sample behind it."""
+
+    table: LatencyTable
+    measurements: Measurements
 
 
 def profile(
@@ -32,28 +42,70 @@ def profile(
     device: Device,
     samples: Path | None = None,
     networks: int = CALIBRATION_NETWORKS,
+    sustained_s: float = 0.0,
     seed: int = 0,
     progress: Progress = silent,
-) -> LatencyTable:
+) -> Profiled:
     """Measure all layers of `space` and `networks` whole networks on `device`, interleaved, and calibrate.
 
-    `samples` is a folder that keeps every sample at once; a later call with the same folder goes on there.
+    `samples` is a folder that keeps every sample at once; a later call with the same folder goes on there. With
+    `sustained_s` three of the networks run for so many seconds without a pause at the end. FaultError where the
+    machine was too noisy for a table.
     """
     layers = space.layers()
     progress(0, 1, f"exporting {len(layers)} layers to ONNX")
-    models = layers_to_onnx(space, layers)
+    models = layers_to_onnx(space, layers, device.form.batch)
     archs = spread(space, analytic_cost(space, "flops"), networks, seed)
     jobs = [Job(EMPTY, empty_model().SerializeToString())]
-    jobs += [Job(str(layer), model.SerializeToString()) for layer, model in models.items() if model]
-    jobs += network_jobs(space, models, archs)
-    found = device.measure(jobs, device_progress(progress), samples)
-    entries = {layer: _entry(found, str(layer)) if model else Entry(0, 0, 0, 0) for layer, model in models.items()}
-    overhead_ms = found.timings[EMPTY].ratio * found.reference_ms
-    raw = LatencyTable(device.fingerprint(), space, entries, Calibration(overhead_ms=overhead_ms), found.reference_ms)
-    measured = [
-        Network(arch, raw.sum_ms(arch), found.timings[network_name(arch)].ratio * found.reference_ms) for arch in archs
+    jobs += [Job(str(layer), formed(model, device.form)) for layer, model in models.items() if model]
+    loaded = {archs[i] for i in (0, len(archs) // 2, -1)} if sustained_s else set()
+    jobs += [
+        replace(job, sustained_s=sustained_s if arch in loaded else 0.0)
+        for arch, job in zip(archs, network_jobs(space, models, archs, device.form), strict=True)
     ]
-    return LatencyTable(raw.device, space, entries, fit(measured, overhead_ms), found.reference_ms)
+    found = device.measure(jobs, device_progress(progress), samples)
+    check_noise(device.name, found)
+    entries = {layer: _entry(found, str(layer)) if model else Entry(0, 0, 0, 0) for layer, model in models.items()}
+    table = calibrated(device.fingerprint(), space, entries, archs, found)
+    return Profiled(replace(table, sustained_s=sustained_s), found)
+
+
+def calibrated(
+    fingerprint: Mapping[str, str],
+    space: SearchSpace,
+    entries: Mapping[Layer, Entry],
+    archs: Sequence[Arch],
+    found: Measurements,
+) -> LatencyTable:
+    """The table of measured layers, with the calibrations that the measured networks `archs` give."""
+    unit, timings = found.reference_ms, [found.timings[network_name(arch)] for arch in archs]
+    overhead_ms = found.timings[EMPTY].ratio * unit
+    raw = LatencyTable(fingerprint, space, entries, Calibration(overhead_ms=overhead_ms), unit)
+    sums = [raw.sum_ms(arch) for arch in archs]
+
+    def fitted(ratios: Sequence[float]) -> Calibration:
+        rows = zip(archs, sums, ratios, strict=True)
+        return fit([Network(arch, total, ratio * unit) for arch, total, ratio in rows], overhead_ms)
+
+    calibration = fitted([timing.ratio for timing in timings])
+    felt = {"p95": fitted([timing.p95 for timing in timings])}
+    slower = [timing.sustained / timing.ratio for timing in timings if timing.sustained is not None]
+    if slower:
+        middle = statistics.median(slower)
+        felt["sustained"] = calibration.times(middle, (max(slower) - min(slower)) / 2 / middle)
+    return replace(raw, calibration=calibration, felt=felt)
+
+
+def check_noise(name: str, found: Measurements) -> None:
+    """FaultError where the timings are known too poorly for a table that one can trust."""
+    typical = statistics.median(timing.half_width for timing in found.timings.values())
+    worst = max(found.timings.values(), key=lambda timing: timing.half_width)
+    if typical > TYPICAL_NOISE or worst.half_width > WORST_NOISE:
+        raise FaultError(
+            f"{name} was too noisy for a table: timings are known to +-{typical:.1%} only, {worst.name} to "
+            f"+-{worst.half_width:.1%}; end what else runs there, or give more time as in local:max_seconds=180, and "
+            f"repeat with --resume: every sample is kept"
+        )
 
 
 def _entry(found: Measurements, name: str) -> Entry:
@@ -61,35 +113,19 @@ def _entry(found: Measurements, name: str) -> Entry:
     return Entry(timing.ratio * unit, timing.low * unit, timing.high * unit, timing.rounds)
 
 
-def fit(networks: Sequence[Network], overhead_ms: float) -> Calibration:
-    """Scale and offset by ridge regression of relative errors, drawn towards scale 1 and offset 0.
-
-    minimise sum_i ((scale * x_i + offset - y_i) / y_i)^2 + RIDGE * n * ((scale - 1)^2 + (offset / mean(y))^2)
-    for sums x and measured y. The margin is Student's 90 % prediction interval
-    of the relative residuals, averaged over the range.
-    """
-    if len(networks) < 3:
-        return Calibration(overhead_ms=overhead_ms, margin=0.1, networks=tuple(networks))
-    x = np.array([network.sum_ms for network in networks])
-    y = np.array([network.measured_ms for network in networks])
-    n, unit, weight = len(x), y.mean(), np.sqrt(RIDGE * len(x))
-    design = np.vstack([np.stack([x / y, unit / y], axis=1), weight * np.eye(2)])  # (n + 2, 2)
-    target = np.concatenate([np.ones(n), [weight, 0.0]])
-    (scale, offset), *_ = np.linalg.lstsq(design, target)
-    residuals = y / (scale * x + offset * unit) - 1  # as fractions of the prediction, as the margin is
-    error = np.sqrt((residuals**2).sum() / (n - 2) * (1 + 2 / n))  # 2 / n: the mean leverage of two parameters
-    margin = max(MIN_MARGIN, float(stats.t.ppf(0.95, n - 2) * error))
-    return Calibration(float(scale), float(offset * unit), margin, overhead_ms, tuple(networks))
-
-
 def network_name(arch: Arch) -> str:
     """The name of a whole network among the jobs of a measurement."""
     return f"network {'-'.join(map(str, arch))}"
 
 
-def network_jobs(space: SearchSpace, models: Models, archs: Sequence[Arch]) -> list[Job]:
+def network_jobs(space: SearchSpace, models: Models, archs: Sequence[Arch], form: Form) -> list[Job]:
     """Whole networks, composed of their layers' ONNX models, as jobs for a device."""
-    return [Job(network_name(arch), compose(space.graph(arch), models).SerializeToString()) for arch in archs]
+    return [Job(network_name(arch), formed(compose(space.graph(arch), models), form)) for arch in archs]
+
+
+def formed(model: onnx.ModelProto, form: Form) -> bytes:
+    """A float model as a device of this form gets it."""
+    return (to_int8(model) if form.precision == "int8" else model).SerializeToString()
 
 
 def empty_model() -> onnx.ModelProto:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -19,8 +19,9 @@ from ..supernet.additive import AdditiveCost, additive
 from ..supernet.layer import Layer
 from ..supernet.space import Arch, SearchSpace
 from ..supernet.spaces import recorded_space, space_record
+from .calibration import Calibration, Network
 
-VERSION = 1
+VERSION = 2
 Floats = NDArray[np.float64]
 
 
@@ -62,36 +63,14 @@ class Entry:
     rounds: int
 
 
-@dataclass(frozen=True)
-class Network:
-    """One whole network that was measured beside the layers, and the sum of its layers."""
-
-    arch: Arch
-    sum_ms: float
-    measured_ms: float
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """How sums of layers become latencies: ms = scale * sum + offset_ms, within +- margin (a fraction).
-
-    `overhead_ms`, the price of a call that computes nothing, is taken off every layer before.
-    """
-
-    scale: float = 1.0
-    offset_ms: float = 0.0
-    margin: float = 0.0
-    overhead_ms: float = 0.0
-    networks: tuple[Network, ...] = ()
-
-
 @dataclass(frozen=True, eq=False)
 class LatencyTable:
     """Latencies of all layers of a space on one device: a Predictor.
 
     `device` is the fingerprint of what was measured, its `name` the table's name in limits and costs.
     `reference_ms` is the nominal time of the device's reference network: any later measurement, a ratio to
-    the reference, times this is in the table's milliseconds.
+    the reference, times this is in the table's milliseconds. `felt` holds calibrations for other statistics than
+    the median: `p95`, and `sustained` (after `sustained_s` under load). `validation` is what `hwnas validate` found.
     """
 
     device: Mapping[str, str]
@@ -99,11 +78,41 @@ class LatencyTable:
     entries: Mapping[Layer, Entry]
     calibration: Calibration
     reference_ms: float
+    felt: Mapping[str, Calibration] = field(default_factory=dict)
+    sustained_s: float = 0.0
+    validation: Mapping[str, Any] | None = None
 
     @property
     def name(self) -> str:
         """The name of the table in limits and costs: its device's."""
         return self.device["name"]
+
+    def statistic(self, name: str) -> LatencyTable:
+        """The table of another statistic, such as `p95`, under the name `DEVICE.p95`."""
+        if name not in self.felt:
+            known = ", ".join(self.felt) or "none"
+            raise InputError(
+                f"the table of {self.name} has no {name} (known: {known}); p95 comes with every profile, "
+                "sustained with hwnas profile --sustained SECONDS"
+            )
+        device = {**self.device, "name": f"{self.name}.{name}"}
+        return replace(self, device=device, calibration=self.felt[name], felt={})
+
+    def times(self, factor: float, margin: float, device: Mapping[str, str], reference_ms: float) -> LatencyTable:
+        """The table of the device that `device` has become: all takes `factor` as long, known to +- `margin` more."""
+        entries = {
+            layer: replace(e, ms=e.ms * factor, low=e.low * factor, high=e.high * factor)
+            for layer, e in self.entries.items()
+        }
+        return replace(
+            self,
+            device=device,
+            entries=entries,
+            calibration=self.calibration.rescaled(factor, margin),
+            reference_ms=reference_ms,
+            felt={name: calibration.rescaled(factor, margin) for name, calibration in self.felt.items()},
+            validation=None,
+        )
 
     def sum_ms(self, arch: Sequence[int]) -> float:
         """The layers of `arch` added up, before calibration; a layer never measured is an error."""
@@ -168,13 +177,7 @@ class LatencyTable:
 
     def with_frame(self, frame: pd.DataFrame) -> LatencyTable:
         """This table with the entries of a frame as `to_frame` gives it."""
-        return LatencyTable(
-            self.device,
-            self.space,
-            dict(_layer_and_entry(row) for row in frame.to_dict("records")),
-            self.calibration,
-            self.reference_ms,
-        )
+        return replace(self, entries=dict(_layer_and_entry(row) for row in frame.to_dict("records")))
 
     def save(self, path: str | Path) -> None:
         """Write the table as JSON, atomically."""
@@ -184,6 +187,9 @@ class LatencyTable:
             "space": space_record(self.space),
             "reference_ms": self.reference_ms,
             "calibration": asdict(self.calibration),
+            "felt": {name: asdict(calibration) for name, calibration in self.felt.items()},
+            "sustained_s": self.sustained_s,
+            "validation": self.validation,
             "entries": layers,
         }
         write_json(Path(path), "table", VERSION, data)
@@ -195,7 +201,11 @@ class LatencyTable:
         try:
             space = recorded_space(data["space"], str(path))
             entries = dict(_layer_and_entry(row) for row in data["entries"])
-            return cls(data["device"], space, entries, _calibration(data["calibration"]), data["reference_ms"])
+            felt = {name: _calibration(item) for name, item in data["felt"].items()}
+            calibration, reference_ms = _calibration(data["calibration"]), float(data["reference_ms"])
+            return cls(
+                data["device"], space, entries, calibration, reference_ms, felt, data["sustained_s"], data["validation"]
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path} is a damaged table ({error}): profile it again") from error
 

@@ -69,8 +69,8 @@ def validate(
     used = {network.arch for network in table.calibration.networks}
     archs = spread(table.space, table.cost or table.predict_many, nets, seed, exclude=used)
     progress(0, 1, f"exporting the layers of {len(archs)} networks to ONNX")
-    models = layers_to_onnx(table.space, table.space.layers())
-    jobs = network_jobs(table.space, models, archs)
+    models = layers_to_onnx(table.space, table.space.layers(), device.form.batch)
+    jobs = network_jobs(table.space, models, archs, device.form)
     passes: list[Floats] = []
     for _ in range(2):
         found = device.measure(jobs, device_progress(progress))

@@ -14,7 +14,7 @@ import torch
 from onnx.numpy_helper import to_array
 
 from hwnas.__main__ import run
-from hwnas.devices import Job, Measurements, Progress, Timing
+from hwnas.devices import Form, Job, Measurements, Progress, Timing
 from hwnas.supernet import ChainSpace, Data, load_data, load_space
 
 TINY = "mobilenet:size=16,channels=1,classes=10,stem=4,widths=4-8,depths=1-2,kernels=3-5,expansions=1-2,head=16"
@@ -54,10 +54,16 @@ class SimulatedDevice:
     hidden: float = 0.0
     noise: float = 0.0
     reference_ms: float = 0.5
+    half_width: float = 0.01
     rng: random.Random = field(default_factory=lambda: random.Random(0))
 
+    runtime: str = "none"
+    tail: float = 1.2  # p95 against the median
+    hot: float = 1.5  # under load against the median
+    form: Form = field(default_factory=Form)
+
     def fingerprint(self) -> dict[str, str]:
-        return {"name": self.name, "runtime": "none", "reference": "none", "label": "simulated"}
+        return {"name": self.name, "runtime": self.runtime, "reference": "none", "label": "simulated"}
 
     def time_ms(self, job: Job) -> float:
         graph = onnx.load_from_string(job.model).graph
@@ -76,7 +82,9 @@ class SimulatedDevice:
             shift = random.Random(job.name).gauss(0, self.hidden) + self.rng.gauss(0, self.noise)
             ms = self.time_ms(job) * math.exp(shift)
             ratio = ms / self.reference_ms
-            timings[job.name] = Timing(job.name, ratio, ratio * 0.99, ratio * 1.01, rounds=5, raw_ms=ms)
+            sustained = ratio * self.hot if job.sustained_s else None
+            interval = ratio * (1 - self.half_width), ratio * (1 + self.half_width)
+            timings[job.name] = Timing(job.name, ratio, *interval, 5, ms, ratio * self.tail, sustained)
         if progress:
             progress(Progress(len(jobs), len(jobs), 5, 1.0, 0.01, 0.0))
         return Measurements(timings, self.reference_ms, 0.0, settled=True, samples=())

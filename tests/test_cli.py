@@ -28,8 +28,8 @@ def made(tmp_path_factory: pytest.TempPathFactory, simulated: Any) -> Path:
     folder = tmp_path_factory.mktemp("cli")
     assert run(["train", "--space", SPACE, "--data", "digits", "--out", f"{folder}/run", "--epochs", "1"]) == 0
     device = simulated(name="local", noise=0.01)
-    profile(load_space(SPACE), device).save(folder / "local.json")
-    profile(load_space("mobilenet:size=8,widths=4,depths=1,strides=1"), device).save(folder / "other.json")
+    profile(load_space(SPACE), device).table.save(folder / "local.json")
+    profile(load_space("mobilenet:size=8,widths=4,depths=1,strides=1"), device).table.save(folder / "other.json")
     found = ["search", "--run", f"{folder}/run", "--table", f"{folder}/local.json", "--budget", "4"]
     assert run([*found, "--limit", "local=1s", "--out", f"{folder}/found.json"]) == 0
     text = (folder / "local.json").read_text()

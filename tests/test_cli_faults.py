@@ -43,7 +43,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, simulated: Any) -> Path:
     """A folder with a run, a table and a network found."""
     folder = tmp_path_factory.mktemp("faults")
     assert run([*TRAIN.split(), f"{folder}/run"]) == 0
-    profile(load_space(SPACE), simulated(name="local", noise=0.01)).save(folder / "local.json")
+    profile(load_space(SPACE), simulated(name="local", noise=0.01)).table.save(folder / "local.json")
     assert run(["search", "--budget", "4", "--run", f"{folder}/run", "--out", f"{folder}/found.json"]) == 0
     return folder
 

@@ -17,12 +17,12 @@ from ..errors import InputError
 from ..export import Certificate, Latency, certify, to_onnx
 from ..files import check_target, write_atomic
 from ..latency.cost import COSTS
-from ..latency.profile import device_progress
+from ..latency.profile import device_progress, formed
+from ..latency.renewal import check_device
 from ..progress import Progress, silent
 from ..search.found import Found
 from ..supernet import Data, Supernet
 from ..supernet.evaluation import bn_images, calibrated_subnet
-from .profiling import check_device
 from .runs import run_data, run_of, supernet_of
 
 SLOWER = 0.1  # from this change of the reference's time on, the user is told
@@ -54,10 +54,13 @@ def export(
     model = to_onnx(subnet, [shape], opset=opset, dynamic_batch=batch is None)
     measured = Measured({}, {}, ())
     if device is not None:
-        timed = model if batch == 1 else to_onnx(subnet, [supernet.space.input_shape(1)], opset=opset)
-        measured = measure_exported(found, timed.SerializeToString(), load_device(device), progress)
-        if batch != 1:
-            measured = replace(measured, notes=(*measured.notes, "the latency is that of batch 1"))
+        where = load_device(device)
+        same = batch == where.form.batch
+        timed = model if same else to_onnx(subnet, [supernet.space.input_shape(where.form.batch)], opset=opset)
+        measured = measure_exported(found, formed(timed, where.form), where, progress)
+        notes = [f"the latency is that of batch {where.form.batch}"] * (not same)
+        notes += ["the latency is that of the network in int8"] * (where.form.precision == "int8")
+        measured = replace(measured, notes=(*measured.notes, *notes))
     progress(2, 3, "comparing outputs and accuracy")
     certificate = _certified(found, supernet, subnet, model, data, measured)
     write_atomic(out, partial(_replace_model, model.SerializeToString(), proof))
@@ -100,19 +103,25 @@ def measure_exported(found: Found, model: bytes, device: Device, progress: Progr
         raise InputError(f"the search knew no table of {device.name} (tables: {known}): search with --table")
     table = found.tables[device.name]
     check_device(table["device"], device)
-    result = device.measure([Job("network", model)], device_progress(progress))
+    names = [name for name in found.intervals if name.partition(".")[0] == device.name]
+    sustained_s = table["sustained_s"] if f"{device.name}.sustained" in names else 0.0
+    result = device.measure([Job("network", model, sustained_s)], device_progress(progress))
     timing = result.timings["network"]
-    low, high = found.intervals[device.name]
-    latency = Latency(
-        predicted_ms=found.costs[device.name],
-        low_ms=low,
-        high_ms=high,
-        measured_ms=timing.ratio * table["reference_ms"],
-        raw_ms=timing.raw_ms,
-        limit_ms=found.limits.get(device.name),
-    )
+    ratios = {device.name: timing.ratio, f"{device.name}.p95": timing.p95, f"{device.name}.sustained": timing.sustained}
+    latency = {
+        name: Latency(
+            predicted_ms=found.costs[name],
+            low_ms=found.intervals[name][0],
+            high_ms=found.intervals[name][1],
+            measured_ms=ratio * table["reference_ms"],
+            raw_ms=ratio / timing.ratio * timing.raw_ms,
+            limit_ms=found.limits.get(name),
+        )
+        for name in names
+        if (ratio := ratios[name]) is not None
+    }
     options = {name: value for name, value in device.fingerprint().items() if name != "name"}
-    return Measured({device.name: latency}, options, tuple(_notes(device.name, result, table["reference_ms"])))
+    return Measured(latency, options, tuple(_notes(device.name, result, table["reference_ms"])))
 
 
 def _notes(name: str, result: Measurements, profiled_ms: float) -> Iterator[str]:

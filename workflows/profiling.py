@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 
-from ..devices import Device, load_device
-from ..errors import InputError, MismatchError
+from ..devices import load_device
+from ..errors import InputError
 from ..files import check_target, exclusive, write_json
 from ..latency import LatencyTable, Validation
 from ..latency import profile as profile_device
 from ..latency import validate as validate_table
-from ..progress import Progress, silent
+from ..latency.renewal import changes, renew
+from ..latency.samples import samples_file, save_samples
+from ..progress import Progress, silent, unheard
 from .runs import space_of
 
 VALIDATION_VERSION = 1
 
 
 def profile(
-    space: str, device: str, out: Path, resume: bool = False, seed: int = 0, progress: Progress = silent
+    space: str,
+    device: str,
+    out: Path,
+    resume: bool = False,
+    sustained_s: float = 0.0,
+    seed: int = 0,
+    progress: Progress = silent,
 ) -> LatencyTable:
     """Profile `device` for all layers of `space` (or of a RUN) and write the table to `out`.
 
-    Until the table is written, every sample is kept in the folder `out`.samples, where `resume` goes on.
+    Until the table is written, every sample is kept in the folder `out`.samples, where `resume` goes on; afterwards
+    they lie beside the table as compressed CSV.
     """
     check_target(out, "table")
     loaded, where = space_of(space), load_device(device)
@@ -32,10 +41,11 @@ def profile(
     with exclusive(samples):
         if any(samples.glob("*/samples.jsonl")) and not resume:
             raise InputError(f"{samples} holds an unfinished profile: add --resume to continue it, or remove it")
-        table = profile_device(loaded, where, samples, seed=seed, progress=progress)
-        table.save(out)
+        found = profile_device(loaded, where, samples, sustained_s=sustained_s, seed=seed, progress=progress)
+        save_samples(samples_file(out), found.measurements.samples)
+        found.table.save(out)
         shutil.rmtree(samples)
-    return table
+    return found.table
 
 
 def validate(
@@ -46,24 +56,24 @@ def validate(
     pause_s: float = 60.0,
     out: Path | None = None,
     progress: Progress = silent,
+    note: Callable[[str], None] = unheard,
 ) -> Validation:
-    """Compare a table with `nets` whole networks measured now, twice; write the figures to `out`."""
+    """Compare a table with `nets` whole networks measured now, twice; write the figures to `out`.
+
+    The verdict is kept in the table, where `search` reads it. A table older than the runtime or system that the
+    device has now is renewed first, by a spot check.
+    """
     if out is not None:
         check_target(out, "validation")
-    loaded, where = LatencyTable.load(table), load_device(device)
-    loaded.check_space(space_of(space))
-    check_device(loaded.device, where)
+    before, where = LatencyTable.load(table), load_device(device)
+    before.check_space(space_of(space))
+    loaded, factor = renew(before, where, progress)
+    if changed := changes(before.device, loaded.device):
+        verdict = "it holds as it was" if factor == 1 else f"all times x {factor:.3f}"
+        note(f"{table} renewed by a spot check ({'; '.join(changed.values())}): {verdict}")
     found = validate_table(loaded, where, nets, pause_s, progress=progress)
+    figures = {name: value for name, value in asdict(found).items() if name != "measurements"}
+    replace(loaded, validation=figures).save(table)
     if out is not None:
         write_json(out, "validation", VALIDATION_VERSION, asdict(found))
     return found
-
-
-def check_device(fingerprint: Mapping[str, str], device: Device) -> None:
-    """MismatchError where a table's device and the one at hand differ in anything that a timing depends on."""
-    now = device.fingerprint()
-    changed = [f"{key} {fingerprint.get(key)} -> {now[key]}" for key in now if fingerprint.get(key) != now[key]]
-    if changed:
-        raise MismatchError(
-            f"the table was measured on another device or version ({'; '.join(changed)}): run hwnas profile again"
-        )

@@ -13,7 +13,7 @@ from ..errors import FaultError, InputError
 from ..files import check_target, digest
 from ..latency import LatencyTable, analytic_cost
 from ..latency.cost import COSTS
-from ..progress import Progress, silent
+from ..progress import Progress, silent, unheard
 from ..search import Evaluation, EvaluationStore, Problem, SearchResult, StoredAccuracy
 from ..search import search as run_search
 from ..search.found import Found
@@ -45,6 +45,7 @@ def search(
     seed: int = 0,
     pareto: str | None = None,
     progress: Progress = silent,
+    note: Callable[[str], None] = unheard,
 ) -> Searched:
     """Find the most accurate architecture of a run's supernet within the limits; write it to `out`.
 
@@ -55,7 +56,10 @@ def search(
     trained, supernet = load_run(run), load_supernet(run)
     if trained.arch is not None:
         raise InputError(f"{run} holds one network and no supernet: search in the run that it was found in")
-    by_name = load_tables(tables, supernet.space)
+    loaded = load_tables(tables, supernet.space)
+    by_name = loaded | statistics_of(loaded, [*wanted, *([pareto] if pareto else [])])
+    for name, table in loaded.items():
+        warn_of(name, table, note)
     costs = search_costs(supernet.space, by_name, wanted, pareto)
     data, weights = run_data(trained, supernet.space), weights_fingerprint(supernet)
     with EvaluationStore(run / STORE) as store:
@@ -70,7 +74,7 @@ def search(
         metric=data.metric,
         run=str(run.resolve()),
         weights=weights,
-        tables=dict(_table_record(path, table) for path, table in zip(tables, by_name.values(), strict=True)),
+        tables=dict(_table_record(path, table) for path, table in zip(tables, loaded.values(), strict=True)),
         strategy=strategy,
         reused=accuracy.reused,
         seed=seed,
@@ -109,7 +113,24 @@ def _table_record(path: Path, table: LatencyTable) -> tuple[str, dict[str, Any]]
         "path": str(path.resolve()),
         "device": dict(table.device),
         "reference_ms": table.reference_ms,
+        "sustained_s": table.sustained_s,
     }
+
+
+def statistics_of(tables: Mapping[str, LatencyTable], names: Sequence[str]) -> dict[str, LatencyTable]:
+    """The tables of other statistics that limits name, such as `pixel8.p95`."""
+    parts = {name: name.rpartition(".") for name in names}
+    return {name: tables[d].statistic(statistic) for name, (d, _, statistic) in parts.items() if d in tables}
+
+
+def warn_of(name: str, table: LatencyTable, note: Callable[[str], None]) -> None:
+    """Say so where nobody knows what a table's promise is worth, or where it is known to be worth little."""
+    how = f"run hwnas validate --space SPACE --table {name}.json --device DEVICE"
+    if table.validation is None:
+        note(f"the table of {name} was never validated: its promise is untested; {how}")
+    elif not table.validation["fit_for_use"]:
+        within = table.validation["within_10"]
+        note(f"the table of {name} is not fit for use: {within:.0%} of networks within 10 %; profile again, then {how}")
 
 
 def check_sums(best: Evaluation, space: SearchSpace, tables: Mapping[str, LatencyTable]) -> None:

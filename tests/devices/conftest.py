@@ -1,12 +1,29 @@
-"""Networks so small that a test can time them."""
+"""Networks so small that a test can time them, and a real OpenSSH server of the tests' own on loopback."""
 
 from __future__ import annotations
+
+import getpass
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from hwnas.devices import Job
+from hwnas.devices.ssh import SshHost
+
+SSHD = shutil.which("sshd", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
 
 
 def convolution(channels: int, size_px: int, batch: int | str = 1) -> bytes:
@@ -32,3 +49,131 @@ def jobs() -> list[Job]:
 @pytest.fixture
 def open_shape_job() -> Job:
     return Job("open batch", convolution(4, 8, batch="n"))
+
+
+@dataclass
+class Server:
+    """What one needs to know to log in; `wire` is cut to drop every connection."""
+
+    port: int
+    key: Path
+    known_hosts: Path
+    folder: Path
+    wire: Wire
+
+    def settings(self) -> dict[str, Any]:
+        """Of an SshHost that reaches the server through the wire."""
+        return {
+            "address": "127.0.0.1",
+            "user": getpass.getuser(),
+            "port": self.wire.port,
+            "key": str(self.key),
+            "known_hosts": str(self.known_hosts),
+            "config": str(self.folder / "no-config"),
+            "python": (sys.executable,),
+            "folder": str(self.folder / "there"),
+        }
+
+    def by_another_wire(self) -> Server:
+        """The same server, reached through a wire of its own."""
+        wire = Wire(self.port)
+        known = self.folder / f"known_hosts-{wire.port}"
+        known.write_text(self.known_hosts.read_text().replace(f"]:{self.wire.port} ", f"]:{wire.port} "))
+        return replace(self, wire=wire, known_hosts=known)
+
+    def host(self, **changed: Any) -> SshHost:
+        """A host that reaches the server through the wire."""
+        return SshHost(**{**self.settings(), **changed})
+
+
+@dataclass
+class Wire:
+    """Passes bytes on to a port; `cut` closes whatever is open, and with `stay` lets nobody in any more."""
+
+    to: int
+    listening: socket.socket = field(default_factory=lambda: socket.create_server(("127.0.0.1", 0)))
+    open: list[socket.socket] = field(default_factory=list)
+    cuts: int = 0
+
+    def __post_init__(self) -> None:
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    @property
+    def port(self) -> int:
+        return int(self.listening.getsockname()[1])
+
+    def cut(self, stay: bool = False) -> None:
+        self.cuts += 1
+        if stay:
+            with suppress(OSError):
+                self.listening.shutdown(socket.SHUT_RDWR)
+            self.listening.close()
+        for one in self.open:
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+        self.open.clear()
+
+    def _serve(self) -> None:
+        with suppress(OSError):
+            while True:
+                near, _ = self.listening.accept()
+                far = socket.create_connection(("127.0.0.1", self.to))
+                self.open += [near, far]
+                for source, sink in ((near, far), (far, near)):
+                    threading.Thread(target=_pass_on, args=(source, sink), daemon=True).start()
+
+
+def _pass_on(source: socket.socket, sink: socket.socket) -> None:
+    with suppress(OSError):
+        while data := source.recv(65536):
+            sink.sendall(data)
+    for one in (source, sink):
+        with suppress(OSError):
+            one.shutdown(socket.SHUT_RDWR)
+        one.close()
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[Server]:
+    """The server, with keys of its own, for as long as the block lasts."""
+    for name in ("host", "user"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)], check=True)
+    with closing(socket.create_server(("127.0.0.1", 0))) as free:
+        port = free.getsockname()[1]
+    if os.geteuid() == 0:
+        Path("/run/sshd").mkdir(exist_ok=True)  # where it gives up its privileges
+    (folder / "sshd_config").write_text(
+        f"ListenAddress 127.0.0.1:{port}\nHostKey {folder}/host\nAuthorizedKeysFile {folder}/user.pub\n"
+        f"PidFile none\nStrictModes no\nPasswordAuthentication no\nPermitRootLogin yes\nMaxStartups 100\n"
+    )
+    assert SSHD is not None
+    command = [SSHD, "-D", "-e", "-f", str(folder / "sshd_config")]
+    with (folder / "sshd.log").open("wb") as log, subprocess.Popen(command, stderr=log) as process:
+        try:
+            _wait_for(port)
+            wire = Wire(port)
+            known = folder / "known_hosts"
+            kind, key, *_ = (folder / "host.pub").read_text().split()
+            known.write_text(f"[127.0.0.1]:{wire.port} {kind} {key}\n")
+            yield Server(port, folder / "user", known, folder, wire)
+            wire.cut(stay=True)
+        finally:
+            process.terminate()
+
+
+def _wait_for(port: int) -> None:
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        with suppress(OSError), closing(socket.create_connection(("127.0.0.1", port), timeout=1)):
+            return
+        time.sleep(0.05)
+    raise TimeoutError("sshd did not start")
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A real SSH server; skipped where none is installed."""
+    if SSHD is None or shutil.which("ssh-keygen") is None:
+        pytest.skip("needs an OpenSSH server; run: apt-get install openssh-server")
+    with serving(tmp_path_factory.mktemp("sshd")) as found:
+        yield found

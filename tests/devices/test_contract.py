@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from hwnas.devices import Device, Job, LocalDevice
+from hwnas.devices import Device, Effort, Form, Job, TimedDevice
 from hwnas.errors import FaultError, InputError
 
-DEVICES = [
-    pytest.param(LocalDevice(min_rounds=5, max_rounds=6), id="local"),
-]
-pytestmark = pytest.mark.parametrize("device", DEVICES)
+EFFORT = Effort(min_rounds=5, max_rounds=6)
+DEVICES: dict[str, Callable[[pytest.FixtureRequest], Device]] = {
+    "local": lambda _: TimedDevice(effort=EFFORT),
+    "ssh": lambda request: TimedDevice("there", request.getfixturevalue("server").host(), effort=EFFORT),
+}
+
+
+@pytest.fixture(params=DEVICES)
+def device(request: pytest.FixtureRequest) -> Device:
+    return DEVICES[request.param](request)
 
 
 def test_fingerprint_is_stable_text(device: Device) -> None:
     fingerprint = device.fingerprint()
     assert fingerprint == device.fingerprint() == json.loads(json.dumps(fingerprint))
     assert all(isinstance(value, str) and value for value in fingerprint.values())
-    assert {"name", "runtime", "reference", "label"} <= fingerprint.keys()
+    assert {"name", "runtime", "reference", "label", "batch", "precision"} <= fingerprint.keys()
+    assert device.form == Form()
 
 
 def test_every_job_is_timed_by_its_name(device: Device, jobs: list[Job]) -> None:
@@ -31,6 +39,7 @@ def test_every_job_is_timed_by_its_name(device: Device, jobs: list[Job]) -> None
         assert timing.name == name
         assert 0 < timing.low <= timing.ratio <= timing.high
         assert timing.raw_ms > 0
+        assert timing.p95 >= timing.ratio
         assert timing.rounds == sum(sample.name == name for sample in measured.samples) >= 5
     assert measured.reference_ms > 0
     assert measured.seconds > 0

@@ -8,22 +8,30 @@ import signal
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from hwnas.devices import Job, LocalDevice, Progress, load_device, onnx_timer
+from hwnas.devices import Effort, Job, Progress, TimedDevice, load_device, onnx_timer
+from hwnas.devices.runtimes import OnnxRuntime
 from hwnas.errors import FaultError, InputError
 
-QUICK = LocalDevice(min_rounds=5, max_rounds=5)
-ENDLESS = LocalDevice(min_rounds=10_000, max_rounds=10_000)
+QUICK = TimedDevice(effort=Effort(min_rounds=5, max_rounds=5))
+ENDLESS = TimedDevice(effort=Effort(min_rounds=10_000, max_rounds=10_000))
+
+
+def timer() -> int:
+    """The measuring program, a child of ours."""
+    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+    (found,) = [child for child in children if "onnx_timer" in Path(f"/proc/{child}/cmdline").read_text()]
+    return int(found)
 
 
 def kill_child(progress: Progress) -> None:
-    """kill -9 of the measuring program, our only child, in its second round."""
+    """kill -9 of the measuring program in its second round."""
     if progress.rounds == 2:
-        (child,) = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
-        os.kill(int(child), signal.SIGKILL)
+        os.kill(timer(), signal.SIGKILL)
 
 
 def interrupt(progress: Progress) -> None:
@@ -52,8 +60,8 @@ def test_an_interrupt_ends_the_program_and_keeps_its_samples(jobs: list[Job], tm
     with pytest.raises(KeyboardInterrupt):
         ENDLESS.measure(jobs, interrupt, tmp_path)
     assert len(stored(tmp_path)) >= 4
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)  # no child is left
+    with pytest.raises(ValueError, match="not enough values"):
+        timer()  # none is left
 
 
 def test_no_temporary_folder_is_left(jobs: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,7 +74,7 @@ def test_no_temporary_folder_is_left(jobs: list[Job], tmp_path: Path, monkeypatc
 
 def test_other_options_keep_their_samples_apart(jobs: list[Job], tmp_path: Path) -> None:
     QUICK.measure(jobs[:1], samples=tmp_path)
-    LocalDevice(optimization="none", min_rounds=5, max_rounds=5).measure(jobs[:1], samples=tmp_path)
+    replace(QUICK, runtime=OnnxRuntime(optimization="none")).measure(jobs[:1], samples=tmp_path)
     assert len(list(tmp_path.glob("*/samples.jsonl"))) == 2
 
 
@@ -84,8 +92,9 @@ def test_nothing_heavy_is_imported_with_the_devices() -> None:
 
 
 def test_load_device_reads_settings() -> None:
-    assert load_device("local") == LocalDevice()
-    assert load_device("local:threads=2,target=0.02,name=two") == LocalDevice("two", threads=2, target=0.02)
+    assert load_device("local") == TimedDevice()
+    two = TimedDevice("two", runtime=OnnxRuntime(threads=2, batch=8), effort=Effort(target=0.02))
+    assert load_device("local:threads=2,target=0.02,name=two,batch=8") == two
 
 
 @pytest.mark.parametrize(
@@ -94,7 +103,10 @@ def test_load_device_reads_settings() -> None:
         ("locl", "unknown device 'locl'; did you mean local"),
         ("local:thread=2", "unknown setting of device local 'thread'; did you mean threads"),
         ("local:threads=two", "'threads=two' is not a setting; threads takes a whole number"),
-        ("local:threads=0", "threads is 0; it must be positive"),
+        ("local:threads=0", "device local: threads is 0; it must be positive"),
+        ("local:batch=0", "batch is 0; it must be positive"),
+        ("local:precision=fp8", "unknown precision 'fp8'; did you mean fp32"),
+        ("local:cores=all", "cores is 'all'; it is written as 0-3 or 4,6"),
         ("local:min_rounds=300", "min_rounds 300 and max_rounds 200 exclude each other"),
         ("local:optimization=most", "unknown optimization 'most'"),
     ],
@@ -102,3 +114,38 @@ def test_load_device_reads_settings() -> None:
 def test_a_bad_device_is_an_error_with_a_remedy(text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         load_device(text)
+
+
+def test_one_more_python_may_bring_another_runtime(tmp_path: Path) -> None:
+    """Here one without any: it says what is missing there."""
+    empty = tmp_path / "python"
+    empty.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S "$@"\n')
+    empty.chmod(0o700)
+    with pytest.raises(FaultError, match=r"local: numpy and onnxruntime missing there; run there: .* -m pip install"):
+        load_device(f"local:python={empty}").fingerprint()
+    with pytest.raises(FaultError, match="local: cannot run nowhere"):
+        load_device("local:python=nowhere").fingerprint()
+
+
+def test_cores_are_pinned(jobs: list[Job], tmp_path: Path) -> None:
+    core = max(os.sched_getaffinity(0))
+    seen = []
+
+    def look(progress: Progress) -> None:
+        seen.append(os.sched_getaffinity(timer()))
+
+    replace(QUICK, runtime=OnnxRuntime(cores=str(core))).measure(jobs, look)
+    assert seen == [{core}] * 5
+
+
+def test_load_without_a_pause_is_told_as_sustained(jobs: list[Job], tmp_path: Path) -> None:
+    small, large = jobs
+    measured = QUICK.measure([small, replace(large, sustained_s=1.5)], samples=tmp_path)
+    assert measured.timings["small"].sustained is None
+    sustained = measured.timings["large"].sustained
+    assert sustained is not None
+    assert 0.3 < sustained / measured.timings["large"].ratio < 30
+    lines = stored(tmp_path)
+    again = QUICK.measure([small, replace(large, sustained_s=1.5)], samples=tmp_path)
+    assert again.timings["large"].sustained == sustained
+    assert stored(tmp_path) == lines

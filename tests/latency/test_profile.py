@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from hwnas.devices import Sample
+from hwnas.errors import FaultError, InputError
 from hwnas.latency import LatencyTable, profile, validate
-from hwnas.latency.table import Calibration, Entry
+from hwnas.latency.calibration import Calibration
+from hwnas.latency.samples import load_samples, save_samples
+from hwnas.latency.table import Entry
 from hwnas.latency.validation import compare
 from hwnas.supernet import ChainSpace
 
@@ -18,7 +24,7 @@ Simulated = Callable[..., Any]
 
 @pytest.fixture(scope="module")
 def table(tiny: ChainSpace, simulated: Simulated) -> LatencyTable:
-    return profile(tiny, simulated())
+    return profile(tiny, simulated()).table
 
 
 def test_every_layer_is_measured(table: LatencyTable, tiny: ChainSpace) -> None:
@@ -90,3 +96,41 @@ def test_a_swapped_pair_of_four_networks_costs_a_third_of_tau(promised: LatencyT
     swapped = compare(promised, ARCHS, ms[[1, 0, 2, 3]], ms[[1, 0, 2, 3]], seconds=0.0)
     assert swapped.kendall_tau == pytest.approx(4 / 6)
     assert not swapped.fit_for_use
+
+
+# ---- noise, other statistics, samples
+
+
+def test_no_table_is_written_from_noise(tiny: ChainSpace, simulated: Simulated) -> None:
+    with pytest.raises(FaultError, match=r"simulated was too noisy for a table: timings are known to \+-8.0% only"):
+        profile(tiny, simulated(half_width=0.08))
+
+
+def test_p95_and_load_are_tables_of_their_own(tiny: ChainSpace, simulated: Simulated) -> None:
+    table = profile(tiny, simulated(tail=1.3, hot=1.8), sustained_s=60).table
+    archs = [(0, 0, 0), (3, 2, 1)]
+    p95, sustained = table.statistic("p95"), table.statistic("sustained")
+    assert (p95.name, sustained.name) == ("simulated.p95", "simulated.sustained")
+    assert p95.predict_many(archs) == pytest.approx(1.3 * table.predict_many(archs), rel=1e-3)
+    assert sustained.predict_many(archs) == pytest.approx(1.8 * table.predict_many(archs), rel=1e-3)
+    with pytest.raises(InputError, match=r"has no sustained \(known: p95\).*--sustained SECONDS"):
+        profile(tiny, simulated()).table.statistic("sustained")
+
+
+def test_a_saved_table_knows_all_again(tiny: ChainSpace, simulated: Simulated, tmp_path: Path) -> None:
+    table = replace(profile(tiny, simulated(), sustained_s=60).table, validation={"fit_for_use": True})
+    table.save(tmp_path / "table.json")
+    again = LatencyTable.load(tmp_path / "table.json")
+    assert (again.felt, again.sustained_s, again.validation) == (table.felt, 60, {"fit_for_use": True})
+
+
+def test_samples_are_read_back_as_they_were(tmp_path: Path) -> None:
+    told = Sample("a b, c", 1, 0.5, (1.0, 2.123456), (0.5,), (1.5, 2.5), mhz=1800.0, celsius=45.5)
+    silent = [Sample("7", i, 0.25 * i, (1.0,), (0.5,), (1.5,)) for i in range(3)]
+    save_samples(tmp_path / "told.csv.gz", [told])
+    save_samples(tmp_path / "silent.csv.gz", silent)
+    assert load_samples(tmp_path / "told.csv.gz") == (told,)
+    assert load_samples(tmp_path / "silent.csv.gz") == tuple(silent)
+    (tmp_path / "foreign.csv.gz").write_bytes(b"no gzip")
+    with pytest.raises(InputError, match=r"foreign.csv.gz is not readable as samples"):
+        load_samples(tmp_path / "foreign.csv.gz")

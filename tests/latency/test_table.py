@@ -15,8 +15,8 @@ import pytest
 
 from hwnas.errors import FaultError, InputError, MismatchError, MissingLayerError
 from hwnas.latency import LatencyTable
-from hwnas.latency.profile import fit
-from hwnas.latency.table import Calibration, Entry, Network
+from hwnas.latency.calibration import Calibration, Network, fit
+from hwnas.latency.table import Entry
 from hwnas.search import Evaluation
 from hwnas.supernet import Arch, ChainSpace, ChoiceSpace, SearchSpace, load_space
 from hwnas.supernet.layer import Layer, Node
@@ -154,7 +154,7 @@ def damaged(change: Callable[[dict[str, Any]], object]) -> Callable[[bytes], byt
             InputError,
             r"is not a hwnas table file \(its format says 'hwnas\.run'\)",
         ),
-        (damaged(lambda d: d.update(version=9)), MismatchError, "has format version 9, this hwnas reads 1"),
+        (damaged(lambda d: d.update(version=9)), MismatchError, "has format version 9, this hwnas reads 2"),
         (
             damaged(lambda d: d["space"].update(fingerprint="0123")),
             MismatchError,

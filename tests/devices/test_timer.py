@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hwnas.devices.onnx_timer import Log, Plan, Run, Series, measure, median_interval, read_samples
+from hwnas.devices.timer import Log, Plan, Run, Series, measure, median_interval, read_samples
 
 PLAN = Plan("reference.onnx", [])
 
 
 def sample(runs_ms: list[float], reference_runs_ms: list[float], seconds: float = 0.0) -> dict[str, Any]:
-    return {"seconds": seconds, "runs_ms": runs_ms, "reference_runs_ms": reference_runs_ms}
+    return {"seconds": seconds, "runs_ms": runs_ms, "wall_ms": runs_ms, "reference_runs_ms": reference_runs_ms}
 
 
 @pytest.mark.parametrize("count", [5, 15, 16, 100])
@@ -84,7 +84,7 @@ def test_a_line_cut_short_is_dropped_and_the_file_goes_on(tmp_path: Path) -> Non
     line = json.dumps({"model": "a", "round": 3, **sample([2.0], [1.0], seconds=1.5)}) + "\n"
     path.write_text(line + line[:20])
     log = Log(path)
-    log.append("a", [4.0], [1.0])
+    log.append("a", runs_ms=[4.0], wall_ms=[5.0], reference_runs_ms=[1.0])
     log.close()
     first, second = read_samples(path)
     assert first == json.loads(line)
@@ -97,7 +97,7 @@ def test_each_round_visits_all_models_in_an_order_of_its_own(tmp_path: Path) -> 
     names = [f"model{index}" for index in range(8)]
     plan = Plan("reference.onnx", names, min_rounds=6, max_rounds=6)
     log = Log(tmp_path / "samples.jsonl")
-    assert measure(plan, lambda _: lambda _: 1.0, log) == {}
+    assert measure(plan, lambda _: lambda _: (1.0, 2.0), log) == {}
     log.close()
     visits = [line["model"] for line in read_samples(tmp_path / "samples.jsonl")]
     rounds = [tuple(visits[start : start + 8]) for start in range(0, len(visits), 8)]
@@ -111,7 +111,7 @@ def test_a_model_that_fails_leaves_the_others(tmp_path: Path) -> None:
     def open_model(name: str) -> Run:
         if name == "bad":
             raise RuntimeError("no kernel\nfor this")
-        return lambda _: 1.0
+        return lambda _: (1.0, 2.0)
 
     log = Log(tmp_path / "samples.jsonl")
     assert measure(plan, open_model, log) == {"bad": "no kernel"}

@@ -1,0 +1,113 @@
+"""A device from the text that names it: `local`, `local:threads=2`, or a TOML file."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, asdict, fields
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError, unknown_name
+from ..names import parse_settings
+from .device import Device
+from .local import LocalHost
+from .runtimes import OnnxRuntime
+from .ssh import SshHost
+from .timed import Effort, TimedDevice
+
+HOSTS = {"local": LocalHost, "ssh": SshHost}
+RUNTIMES = {"onnxruntime": OnnxRuntime}
+KEYS = ("name", "label", "host", "runtime", "effort")
+LOCAL_SETTINGS = {"name": "local", **asdict(LocalHost()), **asdict(OnnxRuntime()), **asdict(Effort())}
+
+
+def load_device(text: str) -> Device:
+    """The device that DEVICE on the command line names.
+
+    Raises InputError for an unknown device or setting, or a value that doesn't fit.
+    """
+    kind, _, rest = text.partition(":")
+    if text.endswith(".toml"):
+        return read_device(Path(text))
+    if kind not in DEVICES:
+        raise unknown_name("device", kind, DEVICES)
+    return DEVICES[kind](rest)
+
+
+def local_device(settings: str) -> TimedDevice:
+    """ONNX Runtime on this machine's CPU."""
+    host, runtime, effort = asdict(LocalHost()), asdict(OnnxRuntime()), asdict(Effort())
+    given = parse_settings(settings, LOCAL_SETTINGS, "device local")
+
+    def of(known: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in given.items() if name in known}
+
+    name = given.get("name", "local")
+    try:
+        return TimedDevice(name, LocalHost(**of(host)), OnnxRuntime(**of(runtime)), Effort(**of(effort)))
+    except InputError as error:
+        raise InputError(f"device {name}: {error}") from None
+
+
+def read_device(path: Path) -> TimedDevice:
+    """The device that a TOML file describes; InputError names the key, or the line where the file is no TOML."""
+    try:
+        data = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the device {path}: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path} is not TOML: {error}") from error
+    for key in data:
+        if key not in KEYS:
+            raise InputError(f"{path}: {unknown_name('key', key, KEYS)}")
+    name, label = str(data.get("name", path.stem)), str(data.get("label", "measured"))
+    host = _part(HOSTS, data.get("host", {"kind": "local"}), f"{path}: host")
+    runtime = _part(RUNTIMES, data.get("runtime", {"kind": "onnxruntime"}), f"{path}: runtime")
+    effort = _made(Effort, data.get("effort", {}), f"{path}: effort")
+    try:
+        return TimedDevice(name, host, runtime, effort, label)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def _part(kinds: Mapping[str, type], data: Any, where: str) -> Any:
+    """A table with its `kind`, as a value of the class that has this name."""
+    if not isinstance(data, dict):
+        raise InputError(f"{where} is {data!r}; a table was expected, [{where.rpartition(' ')[2]}]")
+    kind = str(data.get("kind"))
+    if kind not in kinds:
+        raise InputError(f"{where}: {unknown_name('kind', kind, kinds)}")
+    return _made(kinds[kind], {key: value for key, value in data.items() if key != "kind"}, where)
+
+
+def _made(kind: type, data: Mapping[str, Any], where: str) -> Any:
+    """A frozen dataclass from a table; the types of its defaults decide, a field without one is a text."""
+    known = {field.name: "" if field.default is MISSING else field.default for field in fields(kind)}
+    for key in data:
+        if key not in known:
+            raise InputError(f"{where}: {unknown_name('key', key, known)}")
+    missing = [field.name for field in fields(kind) if field.default is MISSING and field.name not in data]
+    if missing:
+        raise InputError(f"{where}: {missing[0]} is missing")
+    values = {key: _typed(value, known[key], f"{where}: {key}") for key, value in data.items()}
+    try:
+        return kind(**values)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+
+
+def _typed(value: Any, like: Any, where: str) -> Any:
+    if isinstance(like, tuple):
+        words = value if isinstance(value, list) else [value]
+        if words and all(isinstance(word, str) for word in words):
+            return tuple(words)
+    elif isinstance(value, bool) == isinstance(like, bool) and isinstance(
+        value, (int, float) if isinstance(like, float) else type(like)
+    ):
+        return type(like)(value)
+    wanted = {tuple: "a list of words", str: "a text in quotes", int: "a whole number", float: "a number"}
+    raise InputError(f"{where} is {value!r}; {wanted.get(type(like), 'true or false')} was expected")
+
+
+DEVICES: dict[str, Callable[[str], Device]] = {"local": local_device}

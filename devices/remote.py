@@ -1,0 +1,182 @@
+"""Measuring on another machine, whatever the wire: the work goes there, the samples come back as they are taken.
+
+All that a wire must do is run a program there. Files travel through tar and tail, which every Linux, macOS and
+Android has.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import secrets
+import tarfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from ..errors import FaultError
+from ..files import write_bytes
+from .local import last_words
+
+PLAN, SAMPLES, RESULT = "plan.json", "samples.jsonl", "result.json"
+PLACE = "remote-folder.txt"  # in the local folder: the name of the folder there, so that a later call finds it
+NOT_FOUND = 127  # a shell's answer to the name of a program that it does not know
+FETCH_S = 2.0  # how often samples come over
+PAUSE_S = 1.0  # between attempts to reach a machine
+
+
+class DroppedError(Exception):
+    """The wire broke, or the machine can't be reached at the moment."""
+
+
+class FailedError(Exception):
+    """A program there ended with a status other than 0."""
+
+    def __init__(self, words: Sequence[str], status: int, said: str) -> None:
+        super().__init__(said)
+        self.words, self.status, self.said = words, status, said
+
+
+class Wire(Protocol):
+    """A connection to a machine."""
+
+    def execute(self, words: Sequence[str], given: bytes = b"") -> Iterator[str]:
+        """Run a program there with standard input `given`; its output, line by line, as soon as it comes.
+
+        Raises FailedError if it ends with a status other than 0, DroppedError if the wire breaks.
+        """
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A machine behind a wire: `start` are the words that start Python there, `root` a folder for the work.
+
+    A wire that breaks is connected again for as long as new samples keep coming, and `patience_s` longer.
+    """
+
+    connect: Callable[[], AbstractContextManager[Wire]]
+    start: tuple[str, ...]
+    root: str
+    patience_s: float
+
+    def describe(self, program: Sequence[Path]) -> dict[str, str]:
+        """What a measuring program says of the machine."""
+        try:
+            with self.connect() as wire, _folder(wire, f"{self.root}/{secrets.token_hex(8)}") as there:
+                _send(wire, program, there)
+                said = "".join(wire.execute([*self.start, f"{there}/{program[0].name}"]))
+                _remove(wire, there)
+        except DroppedError as error:
+            raise FaultError(f"cannot be reached: {error}") from error
+        described: dict[str, str] = json.loads(said)
+        return described
+
+    def work(self, program: Sequence[Path], folder: Path, listen: Callable[[str], None]) -> None:
+        """Run a measuring program there on a copy of `folder`, as `Host.work` says."""
+        there, last_s, had = f"{self.root}/{_place(folder)}", time.monotonic(), -1
+        while True:
+            try:
+                with self.connect() as wire, _folder(wire, there):
+                    self._attempt(wire, there, program, folder, listen)
+                    with suppress(DroppedError):
+                        _remove(wire, there)
+                return
+            except DroppedError as error:
+                have = _size(folder / SAMPLES)
+                last_s, had = (time.monotonic(), have) if have > had else (last_s, had)
+                if time.monotonic() - last_s > self.patience_s:
+                    kept = "what came over is kept: repeat the command with --resume"
+                    raise FaultError(f"cannot be reached: {error}; {kept}") from error
+                time.sleep(PAUSE_S)
+
+    def _attempt(
+        self, wire: Wire, there: str, program: Sequence[Path], folder: Path, listen: Callable[[str], None]
+    ) -> None:
+        """Send what is missing there, run the program, fetch what it finds."""
+        _send(wire, _missing(wire, there, program, folder), there)
+        fetched_s = time.monotonic()
+        try:
+            for line in wire.execute([*self.start, f"{there}/{program[0].name}", there]):
+                if time.monotonic() - fetched_s > FETCH_S:
+                    _fetch_samples(wire, there, folder)
+                    fetched_s = time.monotonic()
+                listen(line)
+        finally:
+            with suppress(DroppedError, FailedError):
+                _fetch_samples(wire, there, folder)
+        write_bytes(folder / RESULT, "".join(wire.execute(["cat", f"{there}/{RESULT}"])).encode())
+
+
+def _missing(wire: Wire, there: str, program: Sequence[Path], folder: Path) -> list[Path]:
+    """The files to send: models that are not there yet, the plan, the program, and samples where they were lost."""
+    present = _sizes(wire, there)
+    models = [path for path in folder.iterdir() if path.suffix == ".onnx"]
+    samples = [folder / SAMPLES] if present.get(SAMPLES, 0) < _size(folder / SAMPLES) else []
+    return [
+        *(path for path in models if present.get(path.name) != path.stat().st_size),
+        folder / PLAN,
+        *program,
+        *samples,
+    ]
+
+
+def _fetch_samples(wire: Wire, there: str, folder: Path) -> None:
+    """Append to the samples here what is new there. A line cut short is completed the next time."""
+    have = _size(folder / SAMPLES)
+    new = "".join(wire.execute(["tail", "-c", f"+{have + 1}", f"{there}/{SAMPLES}"]))
+    with (folder / SAMPLES).open("ab") as file:
+        file.write(new.encode())
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _place(folder: Path) -> str:
+    """The name of the folder there that belongs to a local folder."""
+    file = folder / PLACE
+    if not file.exists():
+        write_bytes(file, secrets.token_hex(8).encode())
+    return file.read_text()
+
+
+@contextmanager
+def _folder(wire: Wire, there: str) -> Iterator[str]:
+    """A folder there; what goes wrong inside is said in words."""
+    try:
+        _run(wire, ["mkdir", "-p", "-m", "700", there])
+        yield there
+    except FailedError as error:
+        if error.status == NOT_FOUND:
+            raise FaultError(f"{error.words[0]} was not found there: install it, or set python") from error
+        raise FaultError(last_words(error.said, error.status)) from error
+
+
+def _sizes(wire: Wire, there: str) -> dict[str, int]:
+    """The plain files in a folder there, with their sizes."""
+    rows = [line.split() for line in wire.execute(["ls", "-ln", there])]
+    return {row[-1]: int(row[4]) for row in rows if len(row) >= 9 and row[0].startswith("-")}
+
+
+def _send(wire: Wire, paths: Iterable[Path], there: str) -> None:
+    """Put files into a folder there. One cut short has another size, and is sent again the next time."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for path in paths:
+            entry = tarfile.TarInfo(path.name)
+            entry.size, entry.mode, entry.mtime = path.stat().st_size, 0o600, int(time.time())
+            with path.open("rb") as file:
+                archive.addfile(entry, file)
+    _run(wire, ["tar", "-x", "-o", "-f", "-", "-C", there], packed.getvalue())
+
+
+def _remove(wire: Wire, there: str) -> None:
+    _run(wire, ["rm", "-r", "-f", there])
+
+
+def _run(wire: Wire, words: Sequence[str], given: bytes = b"") -> None:
+    for _ in wire.execute(words, given):
+        pass

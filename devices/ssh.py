@@ -1,0 +1,159 @@
+"""A machine reached over SSH. Paramiko speaks the protocol; a host key must be known before, none is taken unseen."""
+
+from __future__ import annotations
+
+import shlex
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import FaultError, InputError
+from .remote import DroppedError, FailedError, Remote, Wire
+
+if TYPE_CHECKING:
+    import paramiko
+
+CONNECT_S = 15
+ALIVE_S = 5  # how often to ask a silent machine for a sign of life
+DEAD_S = 20  # without an answer for so long the wire counts as broken
+
+
+@dataclass(frozen=True)
+class SshHost:
+    """A machine with an SSH server and Python.
+
+    `address` is its name, or an alias in `config` (OpenSSH's file, which may give user, port and key). Its key must
+    stand in `known_hosts`. `python` are the words that start Python there, `folder` the place for models while
+    they are measured. A dropped connection is made again for up to `patience_s`.
+    """
+
+    address: str
+    user: str = ""
+    port: int = 0
+    key: str = ""
+    known_hosts: str = "~/.ssh/known_hosts"
+    config: str = "~/.ssh/config"
+    python: tuple[str, ...] = ("python3",)
+    folder: str = ".cache/hwnas"
+    patience_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        if not self.address or not self.python:
+            raise InputError("an ssh host needs an address, and the words that start Python there")
+
+    def describe(self, program: Sequence[Path]) -> dict[str, str]:
+        """What the program says of the machine there."""
+        return self._remote().describe(program)
+
+    def work(self, program: Sequence[Path], folder: Path, listen: Callable[[str], None]) -> None:
+        """Run the program there on a copy of `folder`."""
+        self._remote().work(program, folder, listen)
+
+    def _remote(self) -> Remote:
+        return Remote(self._connect, self.python, self.folder, self.patience_s)
+
+    @contextmanager
+    def _connect(self) -> Iterator[Wire]:
+        """A connection for as long as the block lasts; DroppedError where the machine can't be reached."""
+        paramiko = _library()
+        client = paramiko.SSHClient()
+        known = Path(self.known_hosts).expanduser()
+        try:
+            if known.exists():
+                client.load_host_keys(str(known))
+            client.set_missing_host_key_policy(paramiko.RejectPolicy())
+            self._log_in(client)
+            yield SshWire(client)
+        finally:
+            client.close()
+
+    def _log_in(self, client: paramiko.SSHClient) -> None:
+        paramiko = _library()
+        to = self._target()
+        try:
+            client.connect(**to, timeout=CONNECT_S, banner_timeout=CONNECT_S, auth_timeout=CONNECT_S)
+        except paramiko.BadHostKeyException as error:
+            raise FaultError(
+                f"the key of {to['hostname']} is not the one in {self.known_hosts} (it is {error.key.fingerprint}): "
+                f"another machine answers, or its key was changed; see which before you edit that file"
+            ) from error
+        except paramiko.AuthenticationException as error:
+            raise FaultError(
+                f"{to['hostname']} did not let {to['username'] or 'us'} in: {error}; see user and key"
+            ) from error
+        except paramiko.SSHException as error:
+            if "not found in known_hosts" not in str(error):
+                raise DroppedError(f"{to['hostname']}: {error}") from error
+            look = f"ssh-keyscan -p {to['port']} {to['hostname']}"
+            raise FaultError(
+                f"the key of {to['hostname']} is not in {self.known_hosts}: compare what `{look}` prints with the "
+                f"machine's own, then add it there"
+            ) from error
+        except OSError as error:
+            raise DroppedError(f"{to['hostname']} port {to['port']}: {error.strerror or error}") from error
+        _watch(client)
+
+    def _target(self) -> dict[str, Any]:
+        """Where and as whom to log in: what is set here, else what OpenSSH's configuration says of the alias."""
+        config = Path(self.config).expanduser()
+        said: dict[str, Any] = (
+            dict(_library().SSHConfig.from_path(str(config)).lookup(self.address)) if config.exists() else {}
+        )
+        keys = [str(Path(self.key).expanduser())] if self.key else said.get("identityfile")
+        return {
+            "hostname": said.get("hostname", self.address),
+            "port": self.port or int(said.get("port", 22)),
+            "username": self.user or said.get("user"),
+            "key_filename": keys,
+            "allow_agent": not self.key,
+            "look_for_keys": not self.key,
+        }
+
+
+class SshWire:
+    """A connection that runs programs."""
+
+    def __init__(self, client: paramiko.SSHClient) -> None:
+        self._client = client
+
+    def execute(self, words: Sequence[str], given: bytes = b"") -> Iterator[str]:
+        """Run a program there, as `Wire` says. The server hands its command to a shell: each word is quoted."""
+        paramiko = _library()
+        transport = self._client.get_transport()
+        assert transport is not None
+        try:
+            channel = transport.open_session(timeout=CONNECT_S)
+            channel.exec_command(shlex.join(words))
+            with suppress(OSError):  # a program that ends before it has read everything says why itself
+                channel.sendall(given)
+            channel.shutdown_write()
+            for line in channel.makefile("rb"):
+                yield line.decode(errors="replace")
+            said = channel.makefile_stderr("rb").read().decode(errors="replace")
+            status = channel.recv_exit_status()
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            raise DroppedError(str(error) or "the connection broke") from error
+        if status == -1 and not transport.is_active():
+            raise DroppedError("the connection broke")
+        if status != 0:
+            raise FailedError(words, status, said)
+
+
+def _watch(client: paramiko.SSHClient) -> None:
+    """Have a machine that vanished noticed, also while it is waited for."""
+    transport = client.get_transport()
+    assert transport is not None
+    transport.set_keepalive(ALIVE_S)
+    if isinstance(transport.sock, socket.socket) and hasattr(socket, "TCP_USER_TIMEOUT"):
+        transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAD_S * 1000)
+
+
+def _library() -> Any:
+    try:
+        import paramiko
+    except ImportError:
+        raise FaultError("a device over SSH needs Paramiko; run: pip install 'hwnas[ssh]'") from None
+    return paramiko

@@ -1,0 +1,180 @@
+"""A device whose times are taken by a measuring program: a host to run it on, a runtime to time, an effort to make."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..errors import FaultError, InputError, unknown_name
+from ..files import digest, write_bytes
+from . import timer
+from .device import Form, Job, Measurements, Progress, Sample, Timing
+from .local import LocalHost
+from .reference import reference_digest, reference_model
+from .remote import PLAN, RESULT, SAMPLES
+from .runtimes import OnnxRuntime
+
+LABELS = ("measured", "emulated")
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to measure.
+
+    A job is measured until the half width of its interval is at most `target` of its ratio, or it has
+    `max_rounds` samples, or for `max_seconds` after its first one; but it always gets `min_rounds` samples.
+    """
+
+    target: float = 0.01
+    min_rounds: int = 20
+    max_rounds: int = 200
+    max_seconds: float = 45.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for setting in ("target", "min_rounds", "max_rounds", "max_seconds"):
+            if (value := getattr(self, setting)) <= 0:
+                raise InputError(f"{setting} is {value}; it must be positive")
+        if self.min_rounds > self.max_rounds:
+            limits = f"min_rounds {self.min_rounds} and max_rounds {self.max_rounds}"
+            raise InputError(f"{limits} exclude each other")
+
+
+class Runtime(Protocol):
+    """What executes the networks: its measuring program, and the options that the program runs it with."""
+
+    @property
+    def cores(self) -> str:
+        """The cores that the program is pinned to; empty: the system chooses."""
+
+    @property
+    def program(self) -> tuple[Path, ...]:
+        """The measuring program, and the files that it needs beside it; none imports anything of hwnas."""
+
+    @property
+    def form(self) -> Form:
+        """The form in which networks are given to it."""
+
+    def options(self) -> dict[str, Any]:
+        """What the program opens networks with; all of it counts in the fingerprint."""
+
+
+class Host(Protocol):
+    """A machine that runs a measuring program; this one, or one reached over a wire."""
+
+    def describe(self, program: Sequence[Path]) -> dict[str, str]:
+        """What the program says of that machine and its runtime; FaultError says what is missing there."""
+
+    def work(self, program: Sequence[Path], folder: Path, listen: Callable[[str], None]) -> None:
+        """Run the program on what lies in `folder` here; each line it prints is passed to `listen` at once.
+
+        Afterwards `folder` holds the samples and the result. The samples arrive there while it runs, so that
+        whatever happens, a later call goes on from them. FaultError if the program or the way to it fails.
+        """
+
+
+@dataclass(frozen=True)
+class TimedDevice:
+    """Networks timed by a runtime on a host; `label` says what its times are (measured, emulated)."""
+
+    name: str = "local"
+    host: Host = field(default_factory=LocalHost)
+    runtime: Runtime = field(default_factory=OnnxRuntime)
+    effort: Effort = field(default_factory=Effort)
+    label: str = "measured"
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", self.name):
+            raise InputError(f"name is {self.name!r}; letters, digits, - and _ make a name for --limit")
+        if self.label not in LABELS:
+            raise unknown_name("label", self.label, LABELS)
+
+    @property
+    def form(self) -> Form:
+        """The form in which networks are to be given to `measure`."""
+        return self.runtime.form
+
+    def fingerprint(self) -> dict[str, str]:
+        """All that a timing here depends on; FaultError if the host can't be reached or lacks the runtime."""
+        try:
+            machine = self.host.describe(self.runtime.program)
+        except FaultError as error:
+            raise FaultError(f"{self.name}: {error}") from error
+        options = {name: str(value) for name, value in self.runtime.options().items()} | self.form.words()
+        options["cores"] = self.runtime.cores or "any"
+        method = {"method": timer.METHOD, "reference": reference_digest()}
+        return {"name": self.name, **machine, **options, **method, "label": self.label}
+
+    def measure(
+        self,
+        jobs: Sequence[Job],
+        progress: Callable[[Progress], None] | None = None,
+        samples: Path | None = None,
+    ) -> Measurements:
+        """Time the jobs as `Device` says; within `samples`, each fingerprint has a folder of its own."""
+        repeated = [name for name, count in Counter(job.name for job in jobs).items() if count > 1]
+        if repeated or not jobs:
+            raise InputError(f"jobs to measure need a name each, and its own; repeated: {repeated}")
+        with ExitStack() as stack:
+            if samples is None:
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hwnas-")))
+            else:
+                folder = samples / digest(self.fingerprint())
+            self._write(folder, jobs)
+            try:
+                self.host.work(self.runtime.program, folder, listener(progress))
+            except FaultError as error:
+                raise FaultError(f"{self.name}: {error}") from error
+            return self._read(folder, {model_file(job): job.name for job in jobs})
+
+    def _write(self, folder: Path, jobs: Sequence[Job]) -> None:
+        """Put the models, the reference and the plan where the measuring program finds them."""
+        reference = "reference.onnx"
+        write_bytes(folder / reference, reference_model())
+        for job in jobs:
+            write_bytes(folder / model_file(job), job.model)
+        models = [model_file(job) for job in jobs]
+        sustained = {model_file(job): job.sustained_s for job in jobs if job.sustained_s}
+        runtime: dict[str, Any] = {"options": self.runtime.options(), "cores": self.runtime.cores}
+        plan = timer.Plan(reference, models, sustained, **runtime, **asdict(self.effort))
+        write_bytes(folder / PLAN, json.dumps(asdict(plan)).encode())
+        (folder / RESULT).unlink(missing_ok=True)  # of an earlier call
+
+    def _read(self, folder: Path, names: dict[str, str]) -> Measurements:
+        """The measuring program's result, by the jobs' names; raises FaultError for jobs that can't run."""
+        result: dict[str, Any] = json.loads((folder / RESULT).read_bytes())
+        if errors := [f"{names[model]}: {reason}" for model, reason in result["errors"].items()]:
+            others = f" (and {len(errors) - 1} other jobs)" if len(errors) > 1 else ""
+            raise FaultError(f"{self.name} cannot run {errors[0]}{others}")
+        timings = {names[m]: Timing(names[m], **timing) for m, timing in result["timings"].items()}
+        lines = timer.read_samples(folder / SAMPLES)
+        taken = [line for line in lines if line["model"] in names and "runs_ms" in line]
+        samples = tuple(_sample(names[line["model"]], line) for line in taken)
+        return Measurements(timings, result["reference_ms"], result["seconds"], result["settled"], samples)
+
+
+def listener(progress: Callable[[Progress], None] | None) -> Callable[[str], None]:
+    """What hears the lines of a measuring program and tells `progress`."""
+    return lambda line: None if progress is None else progress(Progress(**json.loads(line)))
+
+
+def _sample(name: str, line: dict[str, Any]) -> Sample:
+    """A line of samples.jsonl as a sample of the job `name`."""
+    fields: dict[str, Any] = {key: value for key, value in line.items() if key != "model"}
+    fields |= {key: tuple(value) for key, value in fields.items() if isinstance(value, list)}
+    return Sample(name=name, **fields)
+
+
+def model_file(job: Job) -> str:
+    """A file name of a job's own: samples under it can't be mistaken for those of another model or job.
+
+    The name counts too, so that one model under two names is measured twice, which tells the repeat error.
+    """
+    return f"{digest(job.name, job.model)}.onnx"

@@ -1,0 +1,72 @@
+"""A table of a runtime or system that was updated since: a spot check tells whether it still holds."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import replace
+
+from ..devices import Device, Job
+from ..errors import MismatchError
+from ..export.onnx_model import layers_to_onnx
+from ..progress import Progress, silent
+from .profile import device_progress, formed
+from .table import LatencyTable
+
+UPDATED = ("runtime", "os")  # what may change under a table; anything else makes another device
+LAYERS = 5
+HOLDS = 0.03  # a change that measuring can't tell from none
+EVEN = 0.08  # a change of all layers alike, within this
+
+
+def changes(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:
+    """What differs between two fingerprints of a device, in words."""
+    return {key: f"{key} {before.get(key)} -> {now[key]}" for key in now if before.get(key) != now[key]}
+
+
+def check_device(fingerprint: Mapping[str, str], device: Device) -> None:
+    """MismatchError where a table's device and the one at hand differ in anything that a timing depends on."""
+    found = changes(fingerprint, device.fingerprint())
+    if found.keys() - set(UPDATED):
+        raise MismatchError(f"the table was measured on another device ({_all(found)}): run hwnas profile again")
+    if found:
+        raise MismatchError(
+            f"the table is older than what runs there now ({_all(found)}): run hwnas validate, which checks and "
+            "renews it, then search again"
+        )
+
+
+def _all(found: Mapping[str, str]) -> str:
+    return "; ".join(found.values())
+
+
+def renew(table: LatencyTable, device: Device, progress: Progress = silent) -> tuple[LatencyTable, float]:
+    """The table, and the factor on its times, for the device as it is now, from measuring five of its layers again.
+
+    Where their ratios to the reference are what they were, the table holds as it is; where all changed alike, it is
+    rescaled, and its intervals widened by what they did not change alike; else a MismatchError says how they differ.
+    """
+    now = device.fingerprint()
+    found = changes(table.device, now)
+    if not found:
+        return table, 1.0
+    if found.keys() - set(UPDATED):
+        check_device(table.device, device)
+    measured = sorted((layer for layer, e in table.entries.items() if e.rounds), key=lambda la: table.entries[la].ms)
+    chosen = [measured[i * (len(measured) - 1) // (LAYERS - 1)] for i in range(LAYERS)]
+    models = layers_to_onnx(table.space, chosen, device.form.batch)
+    jobs = {str(layer): Job(str(layer), formed(model, device.form)) for layer, model in models.items() if model}
+    seen = device.measure(list(jobs.values()), device_progress(progress))
+    before_ms = {str(layer): table.entries[layer].ms for layer in chosen}
+    ratios = [seen.timings[name].ratio * table.reference_ms / before_ms[name] for name in jobs]
+    if all(abs(ratio - 1) <= HOLDS for ratio in ratios):
+        return replace(table, device=now), 1.0
+    middle = statistics.median(ratios)
+    uneven = max(abs(ratio / middle - 1) for ratio in ratios)
+    if uneven > EVEN:
+        raise MismatchError(
+            f"the table of {table.name} no longer holds ({_all(found)}): {LAYERS} layers now take "
+            f"{min(ratios):.2f} to {max(ratios):.2f} times as long: run hwnas profile again"
+        )
+    factor = middle * seen.reference_ms / table.reference_ms
+    return table.times(factor, uneven, now, seen.reference_ms), factor

@@ -1,0 +1,46 @@
+"""The raw samples of a profile, kept beside its table so that they can be analysed again."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ..devices import Sample
+from ..errors import InputError
+from ..files import write_bytes
+
+SERIES = ("runs_ms", "wall_ms", "reference_runs_ms")
+
+
+def samples_file(table: Path) -> Path:
+    """Where the samples of a table lie: `local.json` -> `local.samples.csv.gz`."""
+    return table.with_name(f"{table.stem}.samples.csv.gz")
+
+
+def save_samples(path: Path, samples: Iterable[Sample]) -> None:
+    """Write samples as compressed CSV: one row per sample, the times of its runs apart by blanks."""
+    rows = [{**asdict(sample), **{name: _joined(getattr(sample, name)) for name in SERIES}} for sample in samples]
+    text = pd.DataFrame(rows).dropna(axis="columns", how="all").to_csv(index=False)
+    write_bytes(path, gzip.compress(text.encode(), mtime=0))
+
+
+def load_samples(path: Path) -> tuple[Sample, ...]:
+    """Read what `save_samples` wrote."""
+    try:
+        text: Any = dict.fromkeys(("name", *SERIES), "object")
+        frame = pd.read_csv(path, dtype=text, keep_default_na=False)
+        return tuple(
+            Sample(**{**row, **{name: tuple(map(float, row[name].split())) for name in SERIES}})
+            for row in frame.to_dict("records")
+        )
+    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+        raise InputError(f"{path} is not readable as samples ({error}): profile again") from error
+
+
+def _joined(values: Iterable[float]) -> str:
+    return " ".join(str(round(value, 6)) for value in values)

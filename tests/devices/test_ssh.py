@@ -1,0 +1,140 @@
+"""Over SSH, against a real OpenSSH server: dropped, refused, full, and without what it needs."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hwnas.devices import Effort, Job, Progress, TimedDevice, ssh
+from hwnas.devices.remote import SAMPLES
+from hwnas.errors import FaultError, InputError
+
+QUICK = Effort(min_rounds=5, max_rounds=5)
+LONG = Effort(min_rounds=60, max_rounds=60)
+
+
+def samples(folder: Path) -> list[bytes]:
+    (path,) = folder.glob(f"*/{SAMPLES}")
+    return path.read_bytes().splitlines(keepends=True)
+
+
+def test_a_dropped_connection_is_made_again_and_repeats_no_sample(
+    server: Any, jobs: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hwnas.devices.remote.FETCH_S", 0.0)
+    device = TimedDevice("there", server.host(), effort=LONG)
+    cuts = server.wire.cuts
+
+    def cut(progress: Progress) -> None:
+        if progress.rounds in (10, 30):
+            server.wire.cut()
+
+    measured = device.measure(jobs, cut, tmp_path)
+    assert server.wire.cuts > cuts
+    assert {name: timing.rounds for name, timing in measured.timings.items()} == {"small": 60, "large": 60}
+    visits = [(sample.name, sample.round) for sample in measured.samples]
+    assert len(set(visits)) == len(visits) == 120
+    assert len(samples(tmp_path)) == 120
+
+
+def test_a_machine_that_stays_away_is_a_fault_and_a_later_call_goes_on(
+    server: Any, jobs: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hwnas.devices.remote.FETCH_S", 0.0)
+    away = server.by_another_wire()
+    device = TimedDevice("there", away.host(patience_s=0.0), effort=LONG)
+
+    def cut(progress: Progress) -> None:
+        if progress.rounds == 10:
+            away.wire.cut(stay=True)
+
+    with pytest.raises(FaultError, match=r"there: cannot be reached: .* what came over is kept.*--resume"):
+        device.measure(jobs, cut, tmp_path)
+    before = samples(tmp_path)
+    assert before
+    replace(device, host=server.host()).measure(jobs, samples=tmp_path)
+    assert samples(tmp_path)[: len(before)] == before
+
+
+def test_nothing_is_left_there(server: Any, jobs: list[Job]) -> None:
+    device = TimedDevice("there", server.host(folder=str(server.folder / "clean")), effort=QUICK)
+    device.fingerprint()
+    device.measure(jobs)
+    assert list((server.folder / "clean").iterdir()) == []
+
+
+def test_an_alias_of_openssh_gives_the_rest(server: Any, jobs: list[Job], tmp_path: Path) -> None:
+    config = tmp_path / "config"
+    config.write_text(
+        f"Host board\n HostName 127.0.0.1\n Port {server.wire.port}\n User {server.settings()['user']}\n"
+        f" IdentityFile {server.key}\n"
+    )
+    host = server.host(address="board", user="", port=0, key="", config=str(config))
+    assert TimedDevice("there", host).fingerprint()["name"] == "there"
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"port": 1}, r"there: cannot be reached: 127.0.0.1 port 1: Unable to connect"),
+        ({"known_hosts": "/nowhere"}, r"there: the key of 127.0.0.1 is not in /nowhere: compare what `ssh-keyscan -p"),
+        ({"user": "nobody-here"}, r"there: 127.0.0.1 did not let nobody-here in.*see user and key"),
+        ({"python": ("python-of-no-one",)}, r"there: python-of-no-one was not found there: install it, or set python"),
+        ({"python": ("false",)}, "there: exit status 1 without a word"),
+        ({"folder": "/dev/full/models"}, "there: .*/dev/full"),
+    ],
+)
+def test_what_is_wrong_there_is_said(server: Any, changed: dict[str, Any], words: str) -> None:
+    device = TimedDevice("there", server.host(patience_s=0.0, **changed), effort=QUICK)
+    with pytest.raises(FaultError, match=words):
+        device.fingerprint()
+
+
+def test_a_runtime_that_is_missing_there_is_named(server: Any) -> None:
+    device = TimedDevice("there", server.host(python=(sys.executable, "-I", "-S")))
+    with pytest.raises(FaultError, match=r"there: numpy and onnxruntime missing there; run there: .* -m pip install"):
+        device.fingerprint()
+
+
+def test_another_key_than_the_known_one_is_refused(server: Any, tmp_path: Path) -> None:
+    """A machine in the middle would have one."""
+    other = tmp_path / "known_hosts"
+    kind, key, *_ = (server.folder / "user.pub").read_text().split()
+    other.write_text(f"[127.0.0.1]:{server.wire.port} {kind} {key}\n")
+    device = TimedDevice("there", server.host(known_hosts=str(other)))
+    with pytest.raises(FaultError, match=r"the key of 127.0.0.1 is not the one in .*known_hosts \(it is SHA256:"):
+        device.fingerprint()
+
+
+def test_a_full_disk_there_is_a_fault(server: Any, jobs: list[Job], tmp_path: Path) -> None:
+    """A real one: a file system of one page, where root may mount it."""
+    pytest.importorskip("resource")
+    limited = tmp_path / "python"
+    limited.write_text(f'#!/bin/sh\nulimit -f 1\nexec {sys.executable} "$@"\n')
+    limited.chmod(0o700)
+    device = TimedDevice("there", server.host(python=(str(limited),)), effort=LONG)
+    with pytest.raises(FaultError, match=r"there: cannot write in .*make room there, then measure again \(--resume\)"):
+        device.measure(jobs)
+
+
+def test_without_paramiko_the_install_line_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "paramiko", None)
+    with pytest.raises(FaultError, match=r"there: a device over SSH needs Paramiko; run: pip install 'hwnas\[ssh\]'"):
+        TimedDevice("there", ssh.SshHost("board")).fingerprint()
+
+
+def test_an_address_is_needed() -> None:
+    with pytest.raises(InputError, match="needs an address"):
+        ssh.SshHost("")
+
+
+def test_the_words_of_a_command_stay_words(server: Any, jobs: list[Job]) -> None:
+    """A folder with a blank and a semicolon is a folder, not two commands."""
+    odd = server.folder / "a b; touch broken $(id)"
+    device = TimedDevice("there", replace(server.host(), folder=str(odd)), effort=QUICK)
+    assert device.measure(jobs[:1]).timings["small"].rounds == 5
+    assert not list(server.folder.rglob("*broken"))[1:]

@@ -1,0 +1,68 @@
+"""A table under which the runtime was updated: it holds, is rescaled, or is refused."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from hwnas.errors import MismatchError
+from hwnas.latency import LatencyTable, profile
+from hwnas.latency.renewal import check_device, renew
+from hwnas.supernet import ChainSpace
+
+Simulated = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def table(tiny: ChainSpace, simulated: Simulated) -> LatencyTable:
+    return replace(profile(tiny, simulated(), sustained_s=1).table, validation={"fit_for_use": True})
+
+
+def test_the_same_device_needs_no_check(table: LatencyTable, simulated: Simulated) -> None:
+    assert renew(table, simulated()) == (table, 1.0)
+    check_device(table.device, simulated())
+
+
+def test_an_update_that_changes_nothing_keeps_the_table(table: LatencyTable, simulated: Simulated) -> None:
+    renewed, factor = renew(table, simulated(runtime="newer", noise=0.002))
+    assert factor == 1
+    assert renewed.device["runtime"] == "newer"
+    assert renewed.entries == table.entries
+    assert renewed.validation == table.validation
+
+
+def test_an_update_that_makes_all_faster_alike_rescales_the_table(
+    table: LatencyTable, tiny: ChainSpace, simulated: Simulated
+) -> None:
+    """Everything takes 0.7 times as long, the reference too little: ratios alone would not tell."""
+    faster = simulated(runtime="newer", call_ms=0.035, node_ms=0.014, weight_ms=0.7e-3, reference_ms=0.4)
+    renewed, factor = renew(table, faster)
+    fresh = profile(tiny, faster, sustained_s=1).table
+    archs = [tiny.sample(random.Random(i)) for i in range(20)]
+    assert factor == pytest.approx(0.7)
+    assert renewed.reference_ms == 0.4
+    assert renewed.predict_many(archs) == pytest.approx(fresh.predict_many(archs), rel=1e-6)
+    for statistic in ("p95", "sustained"):
+        theirs = fresh.statistic(statistic).predict_many(archs)
+        assert renewed.statistic(statistic).predict_many(archs) == pytest.approx(theirs, rel=1e-6)
+    assert renewed.calibration.margin >= table.calibration.margin
+    assert renewed.validation is None
+
+
+def test_an_update_that_changes_layers_differently_refuses_the_table(table: LatencyTable, simulated: Simulated) -> None:
+    with pytest.raises(MismatchError, match=r"no longer holds \(runtime none -> newer\).*times as long: run"):
+        renew(table, simulated(runtime="newer", node_ms=0.05))
+
+
+def test_another_device_is_never_checked(table: LatencyTable, simulated: Simulated) -> None:
+    with pytest.raises(MismatchError, match=r"measured on another device \(name simulated -> other\)"):
+        renew(table, simulated(name="other"))
+
+
+def test_an_older_table_is_not_used_unseen(table: LatencyTable, simulated: Simulated) -> None:
+    with pytest.raises(MismatchError, match="run hwnas validate, which checks and renews it"):
+        check_device(table.device, simulated(runtime="newer"))
