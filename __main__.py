@@ -26,6 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+VAGUE = 0.1  # from this interval on, a table from a few networks is said to be vague
 RESTLESS = 0.1  # from this half width of a layer's interval on, the user is told
 STOPPED = 130  # the exit status after Ctrl-C
 AFTER_STOP = {
@@ -126,23 +127,31 @@ def profile(
     space: SpaceOption,
     device: DeviceOption,
     out: Annotated[Path, typer.Option(help="The latency table to write (.json).")],
+    earlier: Annotated[
+        list[Path] | None, typer.Option("--from", help="Table of an earlier device; repeatable.")
+    ] = None,
+    networks: Annotated[int, typer.Option(min=3, help="Whole networks to measure.")] = 10,
     sustained: Annotated[float, typer.Option(min=0, help="Seconds of load, for a limit DEVICE.sustained.")] = 0,
     seed: SeedOption = 0,
     resume: ResumeOption = False,
 ) -> None:
     """Measure the layers of a space on a device: a latency table.
 
-    A few whole networks are measured beside them; they calibrate the table.
+    A few whole networks are measured beside them; they calibrate the table. With tables of earlier devices (--from)
+    those networks are all that is measured.
     """
     from . import workflows
 
     with bar("profiling") as progress:
-        table = workflows.profile(space, device, out, resume, sustained, seed, progress)
-    measured = sum(entry.rounds > 0 for entry in table.entries.values())
-    console.print(
-        f"{out}: {measured} layers on {table.name}, calibrated by {len(table.calibration.networks)} networks, "
-        f"interval +-{table.calibration.margin:.1%}"
-    )
+        table = workflows.profile(space, device, out, resume, earlier or (), networks, sustained, seed, progress)
+    fit = table.calibration
+    measured, known = sum(entry.rounds > 0 for entry in table.entries.values()), f"interval +-{fit.margin:.1%}"
+    if earlier:
+        console.print(f"{out}: {measured} layers on {table.name}, told by {len(fit.networks)} networks, {known}")
+        if fit.margin > VAGUE:
+            console.print(f"that is vague: measure more (--networks {2 * networks}), or profile without --from")
+    else:
+        console.print(f"{out}: {measured} layers on {table.name}, calibrated by {len(fit.networks)} networks, {known}")
     widest = max((e.high - e.low) / 2 / e.ms for e in table.entries.values() if e.rounds)
     if widest > RESTLESS:
         console.print(

@@ -1,6 +1,7 @@
 """Latency: profile a device, predict with its table, validate; and the costs that need no device."""
 
 from .cost import analytic_cost, flops, memory, params
+from .onboard import onboard
 from .profile import profile
 from .spread import spread
 from .table import Estimate, Estimates, LatencyTable, Predictor
@@ -15,6 +16,7 @@ __all__ = [
     "analytic_cost",
     "flops",
     "memory",
+    "onboard",
     "params",
     "profile",
     "spread",

@@ -32,7 +32,7 @@ def save_samples(path: Path, samples: Iterable[Sample]) -> None:
 def load_samples(path: Path) -> tuple[Sample, ...]:
     """Read what `save_samples` wrote."""
     try:
-        text: Any = dict.fromkeys(("name", *SERIES), "object")
+        text: dict[Any, Any] = dict.fromkeys(("name", *SERIES), str)
         frame = pd.read_csv(path, dtype=text, keep_default_na=False)
         return tuple(
             Sample(**{**row, **{name: tuple(map(float, row[name].split())) for name in SERIES}})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from ..files import check_target, exclusive, write_json
 from ..latency import LatencyTable, Validation
 from ..latency import profile as profile_device
 from ..latency import validate as validate_table
+from ..latency.onboard import onboard
 from ..latency.renewal import changes, renew
 from ..latency.samples import samples_file, save_samples
 from ..progress import Progress, silent, unheard
@@ -26,22 +27,31 @@ def profile(
     device: str,
     out: Path,
     resume: bool = False,
+    earlier: Sequence[Path] = (),
+    networks: int = 10,
     sustained_s: float = 0.0,
     seed: int = 0,
     progress: Progress = silent,
 ) -> LatencyTable:
     """Profile `device` for all layers of `space` (or of a RUN) and write the table to `out`.
 
-    Until the table is written, every sample is kept in the folder `out`.samples, where `resume` goes on; afterwards
+    With tables of `earlier` devices only `networks` whole networks are measured, chosen to tell most. Until the table
+    is written, every sample is kept in the folder `out`.samples, where `resume` goes on; afterwards
     they lie beside the table as compressed CSV.
     """
     check_target(out, "table")
+    if earlier and sustained_s:
+        raise InputError("--sustained needs a whole profile: leave out --from")
     loaded, where = space_of(space), load_device(device)
     samples = out.with_name(out.name + ".samples")
     with exclusive(samples):
         if any(samples.glob("*/samples.jsonl")) and not resume:
             raise InputError(f"{samples} holds an unfinished profile: add --resume to continue it, or remove it")
-        found = profile_device(loaded, where, samples, sustained_s=sustained_s, seed=seed, progress=progress)
+        if earlier:
+            tables = [LatencyTable.load(path) for path in earlier]
+            found = onboard(loaded, where, tables, samples, networks, seed, progress)
+        else:
+            found = profile_device(loaded, where, samples, networks, sustained_s, seed, progress)
         save_samples(samples_file(out), found.measurements.samples)
         found.table.save(out)
         shutil.rmtree(samples)
