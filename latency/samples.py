@@ -32,14 +32,16 @@ def save_samples(path: Path, samples: Iterable[Sample]) -> None:
 def load_samples(path: Path) -> tuple[Sample, ...]:
     """Read what `save_samples` wrote."""
     try:
-        text: dict[Any, Any] = dict.fromkeys(("name", *SERIES), str)
-        frame = pd.read_csv(path, dtype=text, keep_default_na=False)
-        return tuple(
-            Sample(**{**row, **{name: tuple(map(float, row[name].split())) for name in SERIES}})
-            for row in frame.to_dict("records")
-        )
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+        return tuple(_sample(dict(zip(frame.columns, row, strict=True))) for row in frame.itertuples(index=False))
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
         raise InputError(f"{path} is not readable as samples ({error}): profile again") from error
+
+
+def _sample(row: dict[str, str]) -> Sample:
+    fields: dict[str, Any] = {name: tuple(map(float, row[name].split())) for name in SERIES}
+    fields |= {name: float(row[name]) for name in ("seconds", "mhz", "celsius") if row.get(name)}
+    return Sample(name=row["name"], round=int(row["round"]), **fields)
 
 
 def _joined(values: Iterable[float]) -> str:
