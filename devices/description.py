@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import InputError, unknown_name
 from ..names import parse_settings
+from .by_hand import FolderDevice
 from .device import Device
 from .local import LocalHost
 from .runtimes import OnnxRuntime
@@ -110,4 +111,11 @@ def _typed(value: Any, like: Any, where: str) -> Any:
     raise InputError(f"{where} is {value!r}; {wanted.get(type(like), 'true or false')} was expected")
 
 
-DEVICES: dict[str, Callable[[str], Device]] = {"local": local_device}
+def folder_device(folder: str) -> FolderDevice:
+    """folder:DIR, a machine reached by hand: models are put there, times read from there."""
+    if not folder:
+        raise InputError("folder: names no folder; write folder:DIR")
+    return FolderDevice(Path(folder))
+
+
+DEVICES: dict[str, Callable[[str], Device]] = {"local": local_device, "folder": folder_device}

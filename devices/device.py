@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from ..errors import InputError, unknown_name
 
@@ -83,6 +83,13 @@ class Sample:
     wall_ms: tuple[float, ...]
     mhz: float | None = None
     celsius: float | None = None
+
+    @classmethod
+    def of_line(cls, name: str, line: Mapping[str, Any]) -> Sample:
+        """A line that a measuring program wrote as a sample of the job `name`."""
+        fields: dict[str, Any] = {key: value for key, value in line.items() if key != "model"}
+        fields |= {key: tuple(value) for key, value in fields.items() if isinstance(value, list)}
+        return cls(name=name, **fields)
 
 
 @dataclass(frozen=True)

@@ -156,20 +156,13 @@ class TimedDevice:
         timings = {names[m]: Timing(names[m], **timing) for m, timing in result["timings"].items()}
         lines = timer.read_samples(folder / SAMPLES)
         taken = [line for line in lines if line["model"] in names and "runs_ms" in line]
-        samples = tuple(_sample(names[line["model"]], line) for line in taken)
+        samples = tuple(Sample.of_line(names[line["model"]], line) for line in taken)
         return Measurements(timings, result["reference_ms"], result["seconds"], result["settled"], samples)
 
 
 def listener(progress: Callable[[Progress], None] | None) -> Callable[[str], None]:
     """What hears the lines of a measuring program and tells `progress`."""
     return lambda line: None if progress is None else progress(Progress(**json.loads(line)))
-
-
-def _sample(name: str, line: dict[str, Any]) -> Sample:
-    """A line of samples.jsonl as a sample of the job `name`."""
-    fields: dict[str, Any] = {key: value for key, value in line.items() if key != "model"}
-    fields |= {key: tuple(value) for key, value in fields.items() if isinstance(value, list)}
-    return Sample(name=name, **fields)
 
 
 def model_file(job: Job) -> str:

@@ -64,9 +64,11 @@ def profile(
         for arch, job in zip(archs, network_jobs(space, models, archs, device.form), strict=True)
     ]
     found = device.measure(jobs, device_progress(progress), samples)
-    check_noise(device.name, found)
+    fingerprint = device.fingerprint()
+    if fingerprint["label"] != "emulated":  # whose times mean nothing anyway
+        check_noise(device.name, found)
     entries = {layer: _entry(found, str(layer)) if model else Entry(0, 0, 0, 0) for layer, model in models.items()}
-    table = calibrated(device.fingerprint(), space, entries, archs, found)
+    table = calibrated(fingerprint, space, entries, archs, found)
     return Profiled(replace(table, sustained_s=sustained_s), found)
 
 

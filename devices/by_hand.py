@@ -1,0 +1,150 @@
+"""A machine that can only be reached by hand: models go there in a folder, times come back in it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from ..errors import FaultError, InputError
+from ..files import digest, write_bytes
+from . import timer
+from .device import Form, Job, Measurements, Progress, Sample, Timing
+from .reference import reference_digest, reference_model
+from .runtimes import OnnxRuntime
+
+REFERENCE, MANIFEST, RESULTS, NOTE = "reference.onnx", "manifest.csv", "results.csv", "READ-ME.txt"
+WARM_UP_MS = 200.0  # trtexec's own, which its rows of times include
+HOW = f"""Time every .onnx file here ({MANIFEST} lists them) on the machine that is to be known, and bring this
+folder back with the times in it. Any of these will do:
+
+1. With Python, numpy and onnxruntime there:   python onnx_timer.py .
+   (it interleaves the models, shows how far it is, and goes on where it was interrupted)
+2. {RESULTS}, written by any means: a header "file,ms" and a row per run, in milliseconds. Several runs of each
+   file, not one after the other, tell how sure the times are. {REFERENCE} is needed too: times are ratios to it.
+3. trtexec --onnx=FILE.onnx --exportTimes=FILE.json for each file (its warm-up runs are left out).
+
+Then give the same hwnas command again.
+"""
+
+
+@dataclass(frozen=True)
+class FolderDevice:
+    """Times measured by hand: `folder` takes the models, and the times that were measured elsewhere."""
+
+    folder: Path
+    form: Form = field(default_factory=Form)
+
+    def __post_init__(self) -> None:
+        if self.folder.exists() and not self.folder.is_dir():
+            raise InputError(f"folder:{self.folder} is not a folder")
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.folder.resolve().name
+
+    def fingerprint(self) -> dict[str, str]:
+        """What is known of a machine that nobody can ask."""
+        method = {"method": "by hand, median", "reference": reference_digest()}
+        return {"name": self.name, "runtime": "by hand", **self.form.words(), **method, "label": "measured"}
+
+    def measure(
+        self,
+        jobs: Sequence[Job],
+        progress: Callable[[Progress], None] | None = None,
+        samples: Path | None = None,
+    ) -> Measurements:
+        """Times of the jobs from what lies in the folder; where some are missing, the models are put there.
+
+        Raises FaultError that says what is to be measured.
+        """
+        files = {job.name: f"{digest(job.name, job.model)}.onnx" for job in jobs}
+        if len(files) < len(jobs) or not jobs:
+            raise InputError("jobs to measure need a name each, and its own")
+        self._write(jobs, files)
+        times_ms = self._times()
+        missing = [name for name, file in files.items() if not times_ms[file]]
+        if missing or not times_ms[REFERENCE]:
+            models = f"{len(missing)} models have no times yet (first: {missing[0]})" if missing else ""
+            raise FaultError(
+                f"{self.folder}: {models or 'the reference has none'}; {NOTE} there says how to measure them, then "
+                "give the same command again"
+            )
+        reference_ms = statistics.median(times_ms[REFERENCE])
+        timings = {name: _timing(name, times_ms[file], reference_ms) for name, file in files.items()}
+        return Measurements(timings, reference_ms, 0.0, settled=True, samples=tuple(self._samples(files)))
+
+    def _write(self, jobs: Sequence[Job], files: Mapping[str, str]) -> None:
+        """Put models, manifest and the measuring program where they are to be taken from."""
+        models = {REFERENCE: reference_model(), **{files[job.name]: job.model for job in jobs}}
+        for file, model in models.items():
+            if not (self.folder / file).is_file():
+                write_bytes(self.folder / file, model)
+        rows = "".join(f'{file},"{name}"\n' for name, file in files.items())
+        write_bytes(self.folder / MANIFEST, f"file,what\n{REFERENCE},the reference\n{rows}".encode())
+        runtime = OnnxRuntime()
+        plan = timer.Plan(REFERENCE, list(files.values()), options=runtime.options())
+        write_bytes(self.folder / "plan.json", json.dumps(asdict(plan)).encode())
+        write_bytes(self.folder / NOTE, HOW.encode())
+        for program in runtime.program:
+            shutil.copyfile(program, self.folder / program.name)
+
+    def _times(self) -> defaultdict[str, list[float]]:
+        """All times in the folder, by file, in ms."""
+        times: defaultdict[str, list[float]] = defaultdict(list)
+        for line in timer.read_samples(self.folder / "samples.jsonl"):
+            if "runs_ms" in line:
+                times[line["model"]].append(min(line["runs_ms"]))
+                times[REFERENCE].append(min(line["reference_runs_ms"]))
+        for file, ms in self._results():
+            times[file].append(ms)
+        for exported in self.folder.glob("*.json"):
+            model = exported.with_suffix(".onnx").name
+            if (self.folder / model).is_file():
+                times[model] += trtexec_times(exported)
+        return times
+
+    def _results(self) -> Iterator[tuple[str, float]]:
+        """The rows of results.csv; InputError names the one that is none."""
+        path = self.folder / RESULTS
+        if not path.is_file():
+            return
+        with path.open(newline="") as file:
+            for number, row in enumerate(csv.DictReader(file), 2):
+                try:
+                    ms = float(row["ms"])
+                    if not 0 < ms < float("inf"):
+                        raise ValueError
+                    yield str(row["file"]), ms
+                except (KeyError, TypeError, ValueError):
+                    raise InputError(f"{path} line {number}: {dict(row)} is not a file and its milliseconds") from None
+
+    def _samples(self, files: Mapping[str, str]) -> Iterator[Sample]:
+        """The samples that the measuring program took, if it was it."""
+        names = {file: name for name, file in files.items()}
+        for line in timer.read_samples(self.folder / "samples.jsonl"):
+            if line["model"] in names and "runs_ms" in line:
+                yield Sample.of_line(names[line["model"]], line)
+
+
+def trtexec_times(path: Path) -> list[float]:
+    """Milliseconds of each run in a file of `trtexec --exportTimes`, its warm-up left out."""
+    try:
+        rows = json.loads(path.read_text())
+        start_ms = min(row["startComputeMs"] for row in rows)
+        return [float(row["computeMs"]) for row in rows if row["startComputeMs"] - start_ms >= WARM_UP_MS]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is no file of trtexec --exportTimes ({error!r}): export it again") from error
+
+
+def _timing(name: str, times_ms: Sequence[float], reference_ms: float) -> Timing:
+    ratios = [ms / reference_ms for ms in times_ms]
+    median, low, high = timer.median_interval(ratios)
+    p95 = timer.percentile(ratios, 0.95)
+    return Timing(name, median, low, high, len(ratios), statistics.median(times_ms), p95)
