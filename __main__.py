@@ -144,6 +144,15 @@ def profile(
 
     with bar("profiling") as progress:
         table = workflows.profile(space, device, out, resume, earlier or (), networks, sustained, seed, progress)
+    for layer, reason in table.rejected.items():
+        console.print(f"{table.name} can't run {layer}: {reason}; no network with it will be found for {table.name}")
+    if not table.timed:
+        console.print(
+            f"{out}: {table.name} compiles {len(table.entries) - len(table.rejected)} layers; it has no times"
+        )
+        return
+    if table.device["label"] == "emulated":
+        console.print(f"{table.name} is emulated: its times are no latency of any device")
     fit = table.calibration
     measured, known = sum(entry.rounds > 0 for entry in table.entries.values()), f"interval +-{fit.margin:.1%}"
     if earlier:

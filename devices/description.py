@@ -13,13 +13,13 @@ from ..names import parse_settings
 from .by_hand import FolderDevice
 from .device import Device
 from .local import LocalHost
-from .runtimes import OnnxRuntime
+from .runtimes import OnnxRuntime, TensorRT
 from .ssh import SshHost
 from .timed import Effort, TimedDevice
 
 HOSTS = {"local": LocalHost, "ssh": SshHost}
-RUNTIMES = {"onnxruntime": OnnxRuntime}
-KEYS = ("name", "label", "host", "runtime", "effort")
+RUNTIMES = {"onnxruntime": OnnxRuntime, "tensorrt": TensorRT}
+KEYS = ("name", "emulated", "host", "runtime", "effort")
 LOCAL_SETTINGS = {"name": "local", **asdict(LocalHost()), **asdict(OnnxRuntime()), **asdict(Effort())}
 
 
@@ -62,12 +62,12 @@ def read_device(path: Path) -> TimedDevice:
     for key in data:
         if key not in KEYS:
             raise InputError(f"{path}: {unknown_name('key', key, KEYS)}")
-    name, label = str(data.get("name", path.stem)), str(data.get("label", "measured"))
+    name, emulated = str(data.get("name", path.stem)), _typed(data.get("emulated", False), False, f"{path}: emulated")
     host = _part(HOSTS, data.get("host", {"kind": "local"}), f"{path}: host")
     runtime = _part(RUNTIMES, data.get("runtime", {"kind": "onnxruntime"}), f"{path}: runtime")
     effort = _made(Effort, data.get("effort", {}), f"{path}: effort")
     try:
-        return TimedDevice(name, host, runtime, effort, label)
+        return TimedDevice(name, host, runtime, effort, emulated)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..errors import InputError, unknown_name
+from ..errors import FaultError, InputError, unknown_name
 
-PRECISIONS = ("fp32", "int8")
+PRECISIONS = ("fp32", "fp16", "int8")
 
 
 @dataclass(frozen=True)
 class Form:
-    """The form in which a device wants its networks: images per run, and fp32 or int8 (Q/DQ)."""
+    """The form in which a device wants its networks: images per run, and fp32, fp16 or int8 (Q/DQ)."""
 
     batch: int = 1
     precision: str = "fp32"
@@ -96,6 +96,8 @@ class Sample:
 class Measurements:
     """What one call of `measure` found: a timing per job, by name, and the samples behind them.
 
+    `errors` are the jobs that could not run there, each with the reason.
+
     `reference_ms` is the median of all runs of the reference: `ratio * reference_ms` is a job's time in ms.
     `settled` tells whether every interval became as narrow as was asked; otherwise a cap ended the call.
     """
@@ -105,6 +107,15 @@ class Measurements:
     seconds: float
     settled: bool
     samples: tuple[Sample, ...]
+    errors: Mapping[str, str] = field(default_factory=dict)
+
+    def complete(self, device: str) -> Measurements:
+        """These measurements, all of them; FaultError names a job that could not run."""
+        if self.errors:
+            name, reason = next(iter(self.errors.items()))
+            others = f" (and {len(self.errors) - 1} other jobs)" if len(self.errors) > 1 else ""
+            raise FaultError(f"{device} cannot run {name}: {reason}{others}")
+        return self
 
 
 @dataclass(frozen=True)
@@ -145,5 +156,5 @@ class Device(Protocol):
         `samples` is a folder that keeps each sample as soon as it is taken: a later call with the same
         folder goes on from there, and measures only what is missing.
 
-        Raises FaultError if the device fails or can't run a job, which it names.
+        A job that can't run there is among the `errors`. Raises FaultError if the device fails.
         """

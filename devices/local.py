@@ -6,9 +6,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..errors import FaultError
 
@@ -21,10 +22,11 @@ class LocalHost:
 
     python: str = ""
 
-    def describe(self, program: Sequence[Path]) -> dict[str, str]:
+    def describe(self, program: Sequence[Path], options: Mapping[str, Any]) -> dict[str, str]:
         """What the program says of this machine; FaultError if the runtime is not installed."""
+        command = [*self._command(program), json.dumps(options)]
         try:
-            ran = subprocess.run(self._command(program), capture_output=True, text=True, env=_environment())
+            ran = subprocess.run(command, capture_output=True, text=True, env=_environment())
         except OSError as error:
             raise FaultError(f"cannot run {self.python}: {error.strerror}; name a Python interpreter") from error
         if ran.returncode != 0:

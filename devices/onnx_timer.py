@@ -28,7 +28,7 @@ OPTIMIZATIONS = {
 INPUT_TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64"}
 
 
-def describe() -> dict[str, str]:
+def describe(_: dict[str, Any]) -> dict[str, str]:
     """The runtime and the machine that timings depend on, without loading the runtime."""
     found = {package: timer.version_of(package) for package in ("numpy", "onnxruntime")}
     if missing := [package for package, version in found.items() if version is None]:

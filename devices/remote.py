@@ -11,11 +11,11 @@ import json
 import secrets
 import tarfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from ..errors import FaultError
 from ..files import write_bytes
@@ -62,12 +62,12 @@ class Remote:
     root: str
     patience_s: float
 
-    def describe(self, program: Sequence[Path]) -> dict[str, str]:
+    def describe(self, program: Sequence[Path], options: Mapping[str, Any]) -> dict[str, str]:
         """What a measuring program says of the machine."""
         try:
             with self.connect() as wire, _folder(wire, f"{self.root}/{secrets.token_hex(8)}") as there:
                 _send(wire, program, there)
-                said = "".join(wire.execute([*self.start, f"{there}/{program[0].name}"]))
+                said = "".join(wire.execute([*self.start, f"{there}/{program[0].name}", json.dumps(options)]))
                 _remove(wire, there)
         except DroppedError as error:
             raise FaultError(f"cannot be reached: {error}") from error

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, unknown_name
-from . import onnx_timer, timer
+from . import onnx_timer, tensorrt_timer, timer
 from .device import Form
 
 HERE = Path(__file__).resolve().parent
@@ -47,5 +47,49 @@ class OnnxRuntime:
     def form(self) -> Form:
         return Form(self.batch, self.precision)
 
+    @property
+    def label(self) -> str:
+        return "measured"
+
     def options(self) -> dict[str, Any]:
         return {"threads": self.threads, "optimization": self.optimization}
+
+
+@dataclass(frozen=True)
+class TensorRT:
+    """TensorRT (10 or 11) or TensorRT-RTX on a GPU.
+
+    `compile_only` builds engines where there is no GPU, and times nothing. Every model is built `builds` times.
+    `precision` fp16 halves the graph's weights and activations; `workspace_mb` limits a builder's scratch memory.
+    """
+
+    flavour: str = "tensorrt"
+    compile_only: bool = False
+    builds: int = 3
+    workspace_mb: int = 1024
+    batch: int = 1
+    precision: str = "fp32"
+    cores: str = ""
+
+    def __post_init__(self) -> None:
+        if self.flavour not in tensorrt_timer.FLAVOURS:
+            raise unknown_name("flavour", self.flavour, tensorrt_timer.FLAVOURS)
+        for setting in ("builds", "workspace_mb"):
+            if (value := getattr(self, setting)) <= 0:
+                raise InputError(f"{setting} is {value}; it must be positive")
+        self.form  # noqa: B018 - checks batch and precision
+
+    @property
+    def program(self) -> tuple[Path, ...]:
+        return HERE / "tensorrt_timer.py", HERE / "timer.py"
+
+    @property
+    def form(self) -> Form:
+        return Form(self.batch, self.precision)
+
+    @property
+    def label(self) -> str:
+        return "compiled" if self.compile_only else "measured"
+
+    def options(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("flavour", "compile_only", "builds", "workspace_mb")}

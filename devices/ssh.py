@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,9 +44,9 @@ class SshHost:
         if not self.address or not self.python:
             raise InputError("an ssh host needs an address, and the words that start Python there")
 
-    def describe(self, program: Sequence[Path]) -> dict[str, str]:
+    def describe(self, program: Sequence[Path], options: Mapping[str, Any]) -> dict[str, str]:
         """What the program says of the machine there."""
-        return self._remote().describe(program)
+        return self._remote().describe(program, options)
 
     def work(self, program: Sequence[Path], folder: Path, listen: Callable[[str], None]) -> None:
         """Run the program there on a copy of `folder`."""

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..errors import FaultError, InputError, unknown_name
+from ..errors import FaultError, InputError
 from ..files import digest, write_bytes
 from . import timer
 from .device import Form, Job, Measurements, Progress, Sample, Timing
@@ -20,8 +21,6 @@ from .local import LocalHost
 from .reference import reference_digest, reference_model
 from .remote import PLAN, RESULT, SAMPLES
 from .runtimes import OnnxRuntime
-
-LABELS = ("measured", "emulated")
 
 
 @dataclass(frozen=True)
@@ -62,6 +61,10 @@ class Runtime(Protocol):
     def form(self) -> Form:
         """The form in which networks are given to it."""
 
+    @property
+    def label(self) -> str:
+        """What is done with networks there: measured, or compiled."""
+
     def options(self) -> dict[str, Any]:
         """What the program opens networks with; all of it counts in the fingerprint."""
 
@@ -69,8 +72,11 @@ class Runtime(Protocol):
 class Host(Protocol):
     """A machine that runs a measuring program; this one, or one reached over a wire."""
 
-    def describe(self, program: Sequence[Path]) -> dict[str, str]:
-        """What the program says of that machine and its runtime; FaultError says what is missing there."""
+    def describe(self, program: Sequence[Path], options: Mapping[str, Any]) -> dict[str, str]:
+        """What the program says of that machine and of its runtime with these options.
+
+        FaultError says what is missing there.
+        """
 
     def work(self, program: Sequence[Path], folder: Path, listen: Callable[[str], None]) -> None:
         """Run the program on what lies in `folder` here; each line it prints is passed to `listen` at once.
@@ -82,19 +88,17 @@ class Host(Protocol):
 
 @dataclass(frozen=True)
 class TimedDevice:
-    """Networks timed by a runtime on a host; `label` says what its times are (measured, emulated)."""
+    """Networks timed by a runtime on a host; an `emulated` one tells no real times."""
 
     name: str = "local"
     host: Host = field(default_factory=LocalHost)
     runtime: Runtime = field(default_factory=OnnxRuntime)
     effort: Effort = field(default_factory=Effort)
-    label: str = "measured"
+    emulated: bool = False
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_-]+", self.name):
             raise InputError(f"name is {self.name!r}; letters, digits, - and _ make a name for --limit")
-        if self.label not in LABELS:
-            raise unknown_name("label", self.label, LABELS)
 
     @property
     def form(self) -> Form:
@@ -104,13 +108,19 @@ class TimedDevice:
     def fingerprint(self) -> dict[str, str]:
         """All that a timing here depends on; FaultError if the host can't be reached or lacks the runtime."""
         try:
-            machine = self.host.describe(self.runtime.program)
+            machine = self.host.describe(self.runtime.program, self.runtime.options())
         except FaultError as error:
             raise FaultError(f"{self.name}: {error}") from error
         options = {name: str(value) for name, value in self.runtime.options().items()} | self.form.words()
         options["cores"] = self.runtime.cores or "any"
         method = {"method": timer.METHOD, "reference": reference_digest()}
-        return {"name": self.name, **machine, **options, **method, "label": self.label}
+        return {
+            "name": self.name,
+            **machine,
+            **options,
+            **method,
+            "label": "emulated" if self.emulated else self.runtime.label,
+        }
 
     def measure(
         self,
@@ -148,16 +158,16 @@ class TimedDevice:
         (folder / RESULT).unlink(missing_ok=True)  # of an earlier call
 
     def _read(self, folder: Path, names: dict[str, str]) -> Measurements:
-        """The measuring program's result, by the jobs' names; raises FaultError for jobs that can't run."""
+        """The measuring program's result, by the jobs' names."""
         result: dict[str, Any] = json.loads((folder / RESULT).read_bytes())
-        if errors := [f"{names[model]}: {reason}" for model, reason in result["errors"].items()]:
-            others = f" (and {len(errors) - 1} other jobs)" if len(errors) > 1 else ""
-            raise FaultError(f"{self.name} cannot run {errors[0]}{others}")
+        errors = {names[model]: reason for model, reason in result["errors"].items()}
         timings = {names[m]: Timing(names[m], **timing) for m, timing in result["timings"].items()}
         lines = timer.read_samples(folder / SAMPLES)
         taken = [line for line in lines if line["model"] in names and "runs_ms" in line]
         samples = tuple(Sample.of_line(names[line["model"]], line) for line in taken)
-        return Measurements(timings, result["reference_ms"], result["seconds"], result["settled"], samples)
+        return Measurements(
+            timings, result["reference_ms"] or math.nan, result["seconds"], result["settled"], samples, errors
+        )
 
 
 def listener(progress: Callable[[Progress], None] | None) -> Callable[[str], None]:

@@ -6,7 +6,7 @@ It needs nothing but Python and imports nothing of hwnas: with the program of a 
     timer.main(sys.argv[1:], describe, open_model)
 
     python PROGRAM FOLDER      measure what FOLDER/plan.json says
-    python PROGRAM             print what this machine and its runtime are, as JSON
+    python PROGRAM '{...}'     print what this machine and its runtime (with these options) are, as JSON
 
 Raw times do not repeat on a shared machine, whatever the statistic; ratios do. A sample is the fastest of a
 few consecutive runs of a model, divided by the fastest of a few runs of the reference right before and after:
@@ -280,7 +280,7 @@ def measure(plan: Plan, open_model: Callable[[str], Run], log: Log) -> dict[str,
             try:
                 sample = take_sample(open_model(model), reference)
             except Exception as error:  # each runtime raises classes of its own
-                errors[model] = str(error).strip().partition("\n")[0]
+                errors[model] = first_line(error)
             else:
                 log.append(model, **sample)
         print(json.dumps(progress(plan, log)), flush=True)
@@ -288,6 +288,11 @@ def measure(plan: Plan, open_model: Callable[[str], Run], log: Log) -> dict[str,
         if model not in errors and not log.series[model].load_ms:
             log.append(model, load_ms=load(open_model(model), seconds))
     return errors
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def progress(plan: Plan, log: Log) -> dict[str, float]:
@@ -305,7 +310,7 @@ def progress(plan: Plan, log: Log) -> dict[str, float]:
 
 def result(plan: Plan, log: Log, errors: dict[str, str]) -> dict[str, Any]:
     """The figures of every model, the reference's time, and what could not run."""
-    measured = {model: log.series[model] for model in plan.models if model not in errors}
+    measured = {model: log.series[model] for model in plan.models if log.series[model].ratios and model not in errors}
     reference_ms = statistics.median(log.reference_runs_ms) if measured else math.nan
     return {
         "timings": {model: series.timing(reference_ms) for model, series in measured.items()},
@@ -334,10 +339,15 @@ def cpu_model() -> str:
         return platform.processor() or platform.machine()
 
 
-def main(arguments: list[str], describe: Callable[[], dict[str, str]], open_model: Callable[[Path, Plan], Run]) -> None:
-    """Measure what the folder's plan says, or describe this machine."""
-    if not arguments:
-        print(json.dumps(describe()))
+def main(
+    arguments: list[str],
+    describe: Callable[[dict[str, Any]], dict[str, str]],
+    open_model: Callable[[Path, Plan], Run],
+    measure: Callable[[Plan, Callable[[str], Run], Log], dict[str, str]] = measure,
+) -> None:
+    """Measure what the folder's plan says; or describe this machine, for a runtime's options as JSON."""
+    if not arguments or arguments[0].startswith("{"):
+        print(json.dumps(describe(json.loads(arguments[0]) if arguments else {})))
         return
     folder = Path(arguments[0])
     plan = Plan(**json.loads((folder / "plan.json").read_text()))

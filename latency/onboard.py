@@ -51,7 +51,7 @@ def onboard(
     progress(0, 1, f"exporting the layers of {len(archs)} networks to ONNX")
     models = layers_to_onnx(space, space.layers(), device.form.batch)
     jobs = [Job(EMPTY, empty_model().SerializeToString()), *network_jobs(space, models, archs, device.form)]
-    found = device.measure(jobs, device_progress(progress), samples)
+    found = device.measure(jobs, device_progress(progress), samples).complete(device.name)
     check_noise(device.name, found)
     unit, overhead_ms = found.reference_ms, found.timings[EMPTY].ratio * found.reference_ms
     measured_ms = np.array([found.timings[network_name(arch)].ratio * unit for arch in archs])

@@ -13,7 +13,7 @@ from ..devices import Device, Form, Job, Measurements
 from ..devices.device import Progress as DeviceProgress
 from ..errors import FaultError
 from ..export.onnx_model import compose, layers_to_onnx
-from ..export.quantization import to_int8
+from ..export.precision import to_fp16, to_int8
 from ..progress import Progress, silent
 from ..supernet.layer import Layer
 from ..supernet.space import Arch, SearchSpace
@@ -25,6 +25,12 @@ from .table import Entry, LatencyTable
 CALIBRATION_NETWORKS = 10
 TYPICAL_NOISE, WORST_NOISE = 0.05, 0.25  # half widths of intervals, beyond which no table is written
 EMPTY = "empty"
+
+PRECISIONS: dict[str, Callable[[onnx.ModelProto], onnx.ModelProto]] = {
+    "fp32": lambda model: model,
+    "fp16": to_fp16,
+    "int8": to_int8,
+}
 
 Models = Mapping[Layer, onnx.ModelProto | None]
 
@@ -48,28 +54,44 @@ def profile(
 ) -> Profiled:
     """Measure all layers of `space` and `networks` whole networks on `device`, interleaved, and calibrate.
 
+    Layers that the device can't run are `rejected` by the table, with the reason, and are in none of the networks.
     `samples` is a folder that keeps every sample at once; a later call with the same folder goes on there. With
     `sustained_s` three of the networks run for so many seconds without a pause at the end. FaultError where the
     machine was too noisy for a table.
     """
-    layers = space.layers()
+    layers, form = space.layers(), device.form
     progress(0, 1, f"exporting {len(layers)} layers to ONNX")
-    models = layers_to_onnx(space, layers, device.form.batch)
-    archs = spread(space, analytic_cost(space, "flops"), networks, seed)
+    models = layers_to_onnx(space, layers, form.batch)
     jobs = [Job(EMPTY, empty_model().SerializeToString())]
-    jobs += [Job(str(layer), formed(model, device.form)) for layer, model in models.items() if model]
-    loaded = {archs[i] for i in (0, len(archs) // 2, -1)} if sustained_s else set()
-    jobs += [
-        replace(job, sustained_s=sustained_s if arch in loaded else 0.0)
-        for arch, job in zip(archs, network_jobs(space, models, archs, device.form), strict=True)
-    ]
-    found = device.measure(jobs, device_progress(progress), samples)
+    jobs += [Job(str(layer), formed(model, form)) for layer, model in models.items() if model]
+    rejected: dict[Layer, str] = {}
+    while True:
+        archs = spread(space, analytic_cost(space, "flops"), networks, seed, without=rejected)
+        loaded = {archs[i] for i in (0, len(archs) // 2, -1)} if sustained_s else set()
+        whole = [
+            replace(job, sustained_s=sustained_s if arch in loaded else 0.0)
+            for arch, job in zip(archs, network_jobs(space, models, archs, form), strict=True)
+        ]
+        found = device.measure([*jobs, *whole], device_progress(progress), samples)
+        names = {str(layer): layer for layer in layers}
+        new = {names[name]: reason for name, reason in found.errors.items() if name in names}
+        if not new:
+            break
+        rejected |= new
+        jobs = [job for job in jobs if job.name not in found.errors]
+    found.complete(device.name)
     fingerprint = device.fingerprint()
+    if fingerprint["label"] == "compiled":  # what it can't run is all that it tells
+        nothing = dict.fromkeys(layers, Entry(0, 0, 0, 0))
+        return Profiled(LatencyTable(fingerprint, space, nothing, Calibration(), 0.0, rejected=rejected), found)
     if fingerprint["label"] != "emulated":  # whose times mean nothing anyway
         check_noise(device.name, found)
-    entries = {layer: _entry(found, str(layer)) if model else Entry(0, 0, 0, 0) for layer, model in models.items()}
+    entries = {
+        layer: _entry(found, str(layer)) if model and layer not in rejected else Entry(0, 0, 0, 0)
+        for layer, model in models.items()
+    }
     table = calibrated(fingerprint, space, entries, archs, found)
-    return Profiled(replace(table, sustained_s=sustained_s), found)
+    return Profiled(replace(table, sustained_s=sustained_s, rejected=rejected), found)
 
 
 def calibrated(
@@ -127,7 +149,7 @@ def network_jobs(space: SearchSpace, models: Models, archs: Sequence[Arch], form
 
 def formed(model: onnx.ModelProto, form: Form) -> bytes:
     """A float model as a device of this form gets it."""
-    return (to_int8(model) if form.precision == "int8" else model).SerializeToString()
+    return PRECISIONS[form.precision](model).SerializeToString()
 
 
 def empty_model() -> onnx.ModelProto:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..supernet.additive import AdditiveCost
+from ..supernet.layer import Layer
 from ..supernet.space import Arch, SearchSpace
 
 POOL = 2000
@@ -22,6 +23,7 @@ def spread(
     count: int,
     seed: int,
     exclude: Collection[Arch] = (),
+    without: Collection[Layer] = (),
 ) -> list[Arch]:
     """`count` architectures at equal steps of cost over the reachable range (fewer if the space has fewer).
 
@@ -41,8 +43,12 @@ def spread(
         for parents in (ranked[:ENDS], ranked[-ENDS:]):
             pool |= {space.canonical(_child(space, parents, rng)) for _ in range(ENDS)}
     archs = sorted(prices.keys() - set(exclude))
+    if without:
+        archs = [arch for arch in archs if not any(node.layer in without for node in space.graph(arch))]
     if not archs:
-        raise InputError(f"every architecture of {space} is taken: none is left to measure")
+        raise InputError(
+            f"every architecture of {space} is taken, or has a layer that the device rejects: none is left to measure"
+        )
     costs = np.array([prices[arch] for arch in archs])
     chosen: list[int] = []
     for target in np.linspace(costs.min(), costs.max(), min(count, len(archs))):

@@ -70,7 +70,8 @@ class LatencyTable:
     `device` is the fingerprint of what was measured, its `name` the table's name in limits and costs.
     `reference_ms` is the nominal time of the device's reference network: any later measurement, a ratio to
     the reference, times this is in the table's milliseconds. `felt` holds calibrations for other statistics than
-    the median: `p95`, and `sustained` (after `sustained_s` under load). `validation` is what `hwnas validate` found.
+    the median: `p95`, and `sustained` (after `sustained_s` under load). `rejected` are
+    layers that can't run there, with the reason. `validation` is what `hwnas validate` found.
     """
 
     device: Mapping[str, str]
@@ -80,6 +81,7 @@ class LatencyTable:
     reference_ms: float
     felt: Mapping[str, Calibration] = field(default_factory=dict)
     sustained_s: float = 0.0
+    rejected: Mapping[Layer, str] = field(default_factory=dict)
     validation: Mapping[str, Any] | None = None
 
     @property
@@ -114,6 +116,11 @@ class LatencyTable:
             validation=None,
         )
 
+    @property
+    def timed(self) -> bool:
+        """Whether there are times in it: a device that only compiles gives none."""
+        return any(entry.rounds for entry in self.entries.values())
+
     def sum_ms(self, arch: Sequence[int]) -> float:
         """The layers of `arch` added up, before calibration; a layer never measured is an error."""
         overhead_ms, total = self.calibration.overhead_ms, 0.0
@@ -136,6 +143,10 @@ class LatencyTable:
     def upper(self) -> AdditiveCost | None:
         """The upper end of the interval as a sum over genes: what a limit is held against."""
         return self.cost.affine(1 + self.calibration.margin, 0.0) if self.cost else None
+
+    def rejections(self, arch: Sequence[int]) -> float:
+        """How many layers of `arch` the device can't run: a network with any is none for it."""
+        return float(sum(node.layer in self.rejected for node in self.space.graph(tuple(arch))))
 
     def range_ms(self, drawn: int = 500) -> tuple[float, float]:
         """Least and largest latency in the space: exact for a sum over genes, else of `drawn` random networks."""
@@ -189,6 +200,7 @@ class LatencyTable:
             "calibration": asdict(self.calibration),
             "felt": {name: asdict(calibration) for name, calibration in self.felt.items()},
             "sustained_s": self.sustained_s,
+            "rejected": [{**asdict(layer), "reason": reason} for layer, reason in self.rejected.items()],
             "validation": self.validation,
             "entries": layers,
         }
@@ -204,15 +216,23 @@ class LatencyTable:
             felt = {name: _calibration(item) for name, item in data["felt"].items()}
             calibration, reference_ms = _calibration(data["calibration"]), float(data["reference_ms"])
             return cls(
-                data["device"], space, entries, calibration, reference_ms, felt, data["sustained_s"], data["validation"]
+                data["device"],
+                space,
+                entries,
+                calibration,
+                reference_ms,
+                felt,
+                data["sustained_s"],
+                {_layer(row): row["reason"] for row in data["rejected"]},
+                data["validation"],
             )
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path} is a damaged table ({error}): profile it again") from error
 
 
-def _layer_and_entry(row: Mapping[Any, Any]) -> tuple[Layer, Entry]:
+def _layer(row: Mapping[Any, Any]) -> Layer:
     channels = row["in_channels"]
-    layer = Layer(
+    return Layer(
         row["op"],
         tuple(channels) if isinstance(channels, list | tuple) else int(channels),
         int(row["out_channels"]),
@@ -220,7 +240,10 @@ def _layer_and_entry(row: Mapping[Any, Any]) -> tuple[Layer, Entry]:
         int(row["stride"]),
         tuple((name, value) for name, value in row["params"]),
     )
-    return layer, Entry(float(row["ms"]), float(row["low"]), float(row["high"]), int(row["rounds"]))
+
+
+def _layer_and_entry(row: Mapping[Any, Any]) -> tuple[Layer, Entry]:
+    return _layer(row), Entry(float(row["ms"]), float(row["low"]), float(row["high"]), int(row["rounds"]))
 
 
 def _calibration(data: Mapping[str, Any]) -> Calibration:

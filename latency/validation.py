@@ -73,7 +73,7 @@ def validate(
     jobs = network_jobs(table.space, models, archs, device.form)
     passes: list[Floats] = []
     for _ in range(2):
-        found = device.measure(jobs, device_progress(progress))
+        found = device.measure(jobs, device_progress(progress)).complete(device.name)
         ratios = np.array([found.timings[network_name(arch)].ratio for arch in archs])
         passes.append(ratios * table.reference_ms)
         if len(passes) == 1:

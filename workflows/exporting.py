@@ -105,7 +105,7 @@ def measure_exported(found: Found, model: bytes, device: Device, progress: Progr
     check_device(table["device"], device)
     names = [name for name in found.intervals if name.partition(".")[0] == device.name]
     sustained_s = table["sustained_s"] if f"{device.name}.sustained" in names else 0.0
-    result = device.measure([Job("network", model, sustained_s)], device_progress(progress))
+    result = device.measure([Job("network", model, sustained_s)], device_progress(progress)).complete(device.name)
     timing = result.timings["network"]
     ratios = {device.name: timing.ratio, f"{device.name}.p95": timing.p95, f"{device.name}.sustained": timing.sustained}
     latency = {

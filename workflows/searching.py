@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..errors import FaultError, InputError
 from ..files import check_target, digest
 from ..latency import LatencyTable, analytic_cost
@@ -19,6 +21,7 @@ from ..search import search as run_search
 from ..search.found import Found
 from ..search.limits import parse_limits
 from ..supernet import Data, Run, SearchSpace, Supernet, load_run, load_supernet
+from ..supernet.additive import additive
 from ..supernet.checkpoint import weights_fingerprint
 from ..supernet.evaluation import METHOD, bn_images, inherited_accuracies
 from ..supernet.space import Arch
@@ -57,14 +60,16 @@ def search(
     if trained.arch is not None:
         raise InputError(f"{run} holds one network and no supernet: search in the run that it was found in")
     loaded = load_tables(tables, supernet.space)
-    by_name = loaded | statistics_of(loaded, [*wanted, *([pareto] if pareto else [])])
-    for name, table in loaded.items():
+    timed = {name: table for name, table in loaded.items() if table.timed}
+    by_name = timed | statistics_of(timed, [*wanted, *([pareto] if pareto else [])])
+    for name, table in timed.items():
         warn_of(name, table, note)
     costs = search_costs(supernet.space, by_name, wanted, pareto)
+    runs = {f"{name}.rejected": rejection_cost(table) for name, table in loaded.items() if table.rejected}
     data, weights = run_data(trained, supernet.space), weights_fingerprint(supernet)
     with EvaluationStore(run / STORE) as store:
         accuracy = stored_accuracy(store, trained, supernet, data, weights)
-        problem = Problem(supernet.space, accuracy, costs, wanted)
+        problem = Problem(supernet.space, accuracy, costs | runs, wanted | dict.fromkeys(runs, 0.5))
         result = run_search(problem, strategy, budget, seed, _search_progress(progress))
     check_sums(result.best, supernet.space, by_name)
     found = Found(
@@ -121,6 +126,13 @@ def statistics_of(tables: Mapping[str, LatencyTable], names: Sequence[str]) -> d
     """The tables of other statistics that limits name, such as `pixel8.p95`."""
     parts = {name: name.rpartition(".") for name in names}
     return {name: tables[d].statistic(statistic) for name, (d, _, statistic) in parts.items() if d in tables}
+
+
+def rejection_cost(table: LatencyTable) -> Callable[[Any], Any]:
+    """How many layers of a network a device can't run, as a cost that is limited to none."""
+    return additive(table.space, table.rejections) or (
+        lambda archs: np.array([table.rejections(arch) for arch in archs], dtype=float)
+    )
 
 
 def warn_of(name: str, table: LatencyTable, note: Callable[[str], None]) -> None:

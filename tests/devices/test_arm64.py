@@ -27,7 +27,7 @@ def test_a_space_is_profiled_there(precision: str, server: Any) -> None:
 
     python = Path(os.environ["HWNAS_ARM64"]).resolve() / "python"
     host, runtime = server.host(python=(str(python),)), OnnxRuntime(precision=precision)
-    device = TimedDevice("board", host, runtime, Effort(target=1.0, min_rounds=5, max_rounds=5), "emulated")
+    device = TimedDevice("board", host, runtime, Effort(target=1.0, min_rounds=5, max_rounds=5), emulated=True)
     fingerprint = device.fingerprint()
     assert fingerprint["system"] == "Linux aarch64"
     assert fingerprint["label"] == "emulated"

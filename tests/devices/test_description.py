@@ -14,7 +14,7 @@ from hwnas.errors import InputError
 
 WHOLE = """
 name = "pi5"
-label = "emulated"
+emulated = true
 
 [host]
 kind = "ssh"
@@ -45,7 +45,7 @@ def test_all_of_it_is_read(tmp_path: Path) -> None:
         SshHost("pi5.local", user="pi", port=2222, python=("env", "python3"), patience_s=5.0),
         OnnxRuntime(threads=4, cores="0-3", batch=8, precision="int8"),
         Effort(target=0.02, max_seconds=90.0),
-        "emulated",
+        emulated=True,
     )
 
 
@@ -60,7 +60,7 @@ def test_what_is_left_out_is_this_machine(tmp_path: Path) -> None:
     [
         ("nam = 'a'", "unknown key 'nam'; did you mean name"),
         ("name = 'a.b'", "name is 'a.b'; letters, digits"),
-        ("label = 'guessed'", "unknown label 'guessed'; .*known: emulated, measured"),
+        ("emulated = 'yes'", "emulated is 'yes'; true or false was expected"),
         ("host = 'ssh'", r"host is 'ssh'; a table was expected, \[host\]"),
         ("[host]\nkind = 'shs'", "host: unknown kind 'shs'; did you mean ssh"),
         ("[host]\nkind = 'ssh'", "host: address is missing"),

@@ -1,4 +1,4 @@
-"""int8 networks: quantization nodes (Q/DQ) put into an ONNX model by ONNX Runtime's own tool."""
+"""ONNX models in half precision and in int8 (Q/DQ), by ONNX Runtime's own tools."""
 
 from __future__ import annotations
 
@@ -31,6 +31,13 @@ class _RandomInputs:
     def get_next(self) -> dict[str, np.ndarray] | None:
         """The next batch, None after the last."""
         return self._batches.pop() if self._batches else None
+
+
+def to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A float model with all weights, activations, inputs and outputs in half precision."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    return convert_float_to_float16(model, keep_io_types=False)
 
 
 def to_int8(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -1,0 +1,102 @@
+"""TensorRT: every block of a space compiled where TensorRT-RTX is at hand, names checked against the real bindings.
+
+    python -m venv RTX && RTX/bin/pip install tensorrt-rtx-cu12-libs tensorrt-rtx-cu12-bindings
+    HWNAS_TENSORRT_RTX=RTX/bin/python python -m pytest tests/devices/test_tensorrt.py
+
+Timing needs a GPU (marked `gpu`); it has not been run on one.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from hwnas.devices import Effort, Job, TimedDevice, tensorrt_timer
+from hwnas.devices.local import LocalHost
+from hwnas.devices.runtimes import TensorRT
+from hwnas.errors import FaultError
+from hwnas.latency import LatencyTable
+from hwnas.latency.profile import profile
+from hwnas.supernet import load_space
+
+RTX = os.environ.get("HWNAS_TENSORRT_RTX", "")
+compiles = pytest.mark.skipif(not RTX, reason="needs HWNAS_TENSORRT_RTX, a Python with TensorRT-RTX")
+COMPILER = TensorRT("tensorrt-rtx", compile_only=True)
+
+
+@compiles
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_every_block_of_mobilenet_compiles(precision: str, tmp_path: Path) -> None:
+    runtime = TensorRT("tensorrt-rtx", compile_only=True, precision=precision)
+    device = TimedDevice("rtx", LocalHost(RTX), runtime)
+    assert device.fingerprint()["label"] == "compiled"
+    space = load_space("mobilenet")
+    table = profile(space, device, networks=3).table
+    assert table.rejected == {}
+    assert not table.timed
+    table.save(tmp_path / "rtx.json")
+    assert not LatencyTable.load(tmp_path / "rtx.json").timed
+
+
+@compiles
+def test_what_the_compiler_rejects_is_named(jobs: list[Job], open_shape_job: Job) -> None:
+    device = TimedDevice("rtx", LocalHost(RTX), COMPILER)
+    measured = device.measure([*jobs, Job("broken", b"no model")])
+    assert list(measured.errors) == ["broken"]
+    assert measured.errors["broken"]
+
+
+def test_without_it_the_install_line_is_said() -> None:
+    device = TimedDevice("rtx", runtime=COMPILER)
+    with pytest.raises(
+        FaultError, match=r"rtx: tensorrt_rtx_libs missing there; run there: .* -m pip install tensorrt-rtx"
+    ):
+        device.fingerprint()
+
+
+API = Path(os.environ.get("HWNAS_TENSORRT_API", "nowhere"))
+
+
+@pytest.mark.skipif(not API.is_dir(), reason="needs HWNAS_TENSORRT_API, a folder of api-VERSION.json")
+def test_every_name_exists_in_the_real_bindings() -> None:
+    """Of TensorRT 10 and of 11: each attribute that the program reads of TensorRT's objects."""
+    tree = ast.parse(Path(tensorrt_timer.__file__).read_text())
+    read = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    used = {"Builder": {"create_network", "create_builder_config", "build_serialized_network"},
+            "OnnxParser": {"parse", "num_errors", "get_error"},
+            "NetworkDefinitionCreationFlag": {"STRONGLY_TYPED"},
+            "MemoryPoolType": {"WORKSPACE"},
+            "IBuilderConfig": {"set_memory_pool_limit", "create_timing_cache", "set_timing_cache", "get_timing_cache"},
+            "ITimingCache": {"serialize"},
+            "Runtime": {"deserialize_cuda_engine"},
+            "ICudaEngine": {"create_execution_context", "num_io_tensors", "get_tensor_name", "get_tensor_shape",
+                            "get_tensor_dtype"},
+            "IExecutionContext": {"set_tensor_address", "infer_shapes", "execute_async_v3"},
+            "DataType": {"FLOAT", "HALF", "INT8"},
+            "ILogger": {"log", "Severity"}}  # fmt: skip
+    assert set().union(*used.values()) - {"log"} <= read
+    files = sorted(API.glob("api-*.json"))
+    assert len(files) >= 2
+    for file in files:
+        names = json.loads(file.read_text())
+        for kind, attributes in used.items():
+            assert kind in names, (file.name, kind)
+            missing = attributes - names[kind].keys()
+            assert not missing, (file.name, kind, missing)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_a_gpu_is_timed(jobs: list[Job]) -> None:
+    pytest.importorskip("tensorrt")
+    device = TimedDevice("gpu", runtime=TensorRT(), effort=Effort(min_rounds=6, max_rounds=12))
+    assert device.fingerprint()["label"] == "measured"
+    measured = device.measure(jobs).complete("gpu")
+    assert measured.timings["large"].raw_ms > 0
+    assert re.search(r"tensorrt \d+", device.fingerprint()["runtime"])
