@@ -22,6 +22,9 @@ import pytest
 import torch
 
 from hwnas.__main__ import main
+from hwnas.devices import Effort, load_device
+from hwnas.devices.runtimes import OnnxRuntime
+from hwnas.devices.ssh import SshHost
 from hwnas.errors import InputError
 from hwnas.latency import LatencyTable
 from hwnas.supernet import Source, Split, load_data, load_space
@@ -35,7 +38,7 @@ GUIDES = sorted(DOCS.glob("*.md"))
 QUICK_DEVICE = "local:target=0.5,min_rounds=3,max_rounds=3,max_seconds=1"
 LESS = {"--epochs 15": "--epochs 1 --batch 128", "--device local": f"--device {QUICK_DEVICE}"}
 MODULE_LINES = 20
-SPACE, DATA_GUIDE = DOCS / "own-space.md", DOCS / "own-data.md"
+SPACE, DATA_GUIDE, DEVICE_GUIDE = DOCS / "own-space.md", DOCS / "own-data.md", DOCS / "devices.md"
 each_guide = pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.stem)
 
 
@@ -103,7 +106,7 @@ def middle_of(command: str) -> float:
     return float(np.median(table.predict_many([table.space.sample(rng) for _ in range(50)])))
 
 
-@each_guide
+@pytest.mark.parametrize("guide", [guide for guide in GUIDES if guide != DEVICE_GUIDE], ids=lambda path: path.stem)
 def test_a_guide_works_from_top_to_bottom(guide: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files, ran = named_files(guide), 0
     for language, content in blocks(guide):
@@ -278,3 +281,20 @@ def test_what_may_go_wrong_is_said_so(row: list[str], folder: Path) -> None:
     with pytest.raises(InputError) as error:
         fault(folder)
     assert message in str(error.value)
+
+
+def test_every_device_of_the_guide_is_one(tmp_path: Path) -> None:
+    found = []
+    for language, content in blocks(DEVICE_GUIDE):
+        if language == "toml":
+            (tmp_path / "device.toml").write_text(content)
+            found.append(load_device(str(tmp_path / "device.toml")))
+    assert [device.name for device in found] == ["pi5", "phone", "jetson", "rtx", "older"]
+
+
+def test_the_whole_file_of_the_guide_has_every_key() -> None:
+    data = tomllib.loads(blocks(DEVICE_GUIDE)[1][1])
+    for kind, part in ((SshHost, "host"), (OnnxRuntime, "runtime"), (Effort, "effort")):
+        known = {field.name for field in fields(kind)} - {"seed", "config"}
+        assert known == data[part].keys() - {"kind"}
+    assert Effort(**data["effort"]) == Effort()
