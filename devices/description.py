@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import InputError, unknown_name
 from ..names import parse_settings
+from .adb import AdbHost
 from .by_hand import FolderDevice
 from .device import Device
 from .local import LocalHost
@@ -17,7 +18,7 @@ from .runtimes import OnnxRuntime, TensorRT
 from .ssh import SshHost
 from .timed import Effort, TimedDevice
 
-HOSTS = {"local": LocalHost, "ssh": SshHost}
+HOSTS = {"local": LocalHost, "ssh": SshHost, "adb": AdbHost}
 RUNTIMES = {"onnxruntime": OnnxRuntime, "tensorrt": TensorRT}
 KEYS = ("name", "emulated", "host", "runtime", "effort")
 LOCAL_SETTINGS = {"name": "local", **asdict(LocalHost()), **asdict(OnnxRuntime()), **asdict(Effort())}

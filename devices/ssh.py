@@ -100,7 +100,7 @@ class SshHost:
         """Where and as whom to log in: what is set here, else what OpenSSH's configuration says of the alias."""
         config = Path(self.config).expanduser()
         said: dict[str, Any] = (
-            dict(_library().SSHConfig.from_path(str(config)).lookup(self.address)) if config.exists() else {}
+            dict(_library().SSHConfig.from_path(str(config)).lookup(self.address)) if config.is_file() else {}
         )
         keys = [str(Path(self.key).expanduser())] if self.key else said.get("identityfile")
         return {

@@ -106,6 +106,10 @@ def measure_exported(found: Found, model: bytes, device: Device, progress: Progr
     names = [name for name in found.intervals if name.partition(".")[0] == device.name]
     sustained_s = table["sustained_s"] if f"{device.name}.sustained" in names else 0.0
     result = device.measure([Job("network", model, sustained_s)], device_progress(progress)).complete(device.name)
+    fingerprint = device.fingerprint()
+    options = {name: value for name, value in fingerprint.items() if name != "name"}
+    if (label := fingerprint["label"]) != "measured":
+        return Measured({}, options, (f"{device.name}: {label} there; no latency was measured",))
     timing = result.timings["network"]
     ratios = {device.name: timing.ratio, f"{device.name}.p95": timing.p95, f"{device.name}.sustained": timing.sustained}
     latency = {
@@ -120,7 +124,6 @@ def measure_exported(found: Found, model: bytes, device: Device, progress: Progr
         for name in names
         if (ratio := ratios[name]) is not None
     }
-    options = {name: value for name, value in device.fingerprint().items() if name != "name"}
     return Measured(latency, options, tuple(_notes(device.name, result, table["reference_ms"])))
 
 

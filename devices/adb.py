@@ -1,0 +1,83 @@
+"""An Android phone on a cable or over adb's network: its Termux is reached by SSH through a port that adb forwards."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import FaultError
+from .ssh import SshHost
+
+PROPERTIES = {"phone": "ro.product.model", "board": "ro.board.platform", "os": "ro.build.version.release"}
+ADB_S = 30  # an adb that says nothing for so long has lost the phone
+
+
+@dataclass(frozen=True)
+class AdbHost:
+    """A phone with Termux and its SSH server, reached through adb.
+
+    `serial` says which phone, as `adb devices` lists it (empty: the only one). adb forwards `port` of this machine to
+    `termux_port` there; with several phones at once each has a port of its own. `python` may begin with
+    `taskset`. The rest is as over SSH.
+    """
+
+    serial: str = ""
+    port: int = 8022
+    termux_port: int = 8022
+    user: str = ""
+    key: str = ""
+    known_hosts: str = "~/.ssh/known_hosts"
+    python: tuple[str, ...] = ("python",)
+    folder: str = ".cache/hwnas"
+    patience_s: float = 60.0
+    adb: str = "adb"
+
+    def describe(self, program: Sequence[Path], options: Mapping[str, Any]) -> dict[str, str]:
+        """What the program says there, and what Android says of the phone."""
+        with self._forwarded() as host:
+            machine = host.describe(program, options)
+        told = {name: self._adb("shell", "getprop", key).strip() for name, key in PROPERTIES.items()}
+        return {**machine, **{name: value for name, value in told.items() if value}}
+
+    def work(self, program: Sequence[Path], folder: Path, listen: Callable[[str], None]) -> None:
+        """Run the program there on a copy of `folder`."""
+        with self._forwarded() as host:
+            host.work(program, folder, listen)
+
+    @contextmanager
+    def _forwarded(self) -> Iterator[SshHost]:
+        """The phone's SSH server on a port of this machine, for as long as the block lasts."""
+        here = f"tcp:{self.port}"
+        self._adb("forward", here, f"tcp:{self.termux_port}")
+        try:
+            yield SshHost(
+                "127.0.0.1",
+                user=self.user,
+                port=self.port,
+                key=self.key,
+                known_hosts=self.known_hosts,
+                config="",
+                python=self.python,
+                folder=self.folder,
+                patience_s=self.patience_s,
+            )
+        finally:
+            self._adb("forward", "--remove", here)
+
+    def _adb(self, *words: str) -> str:
+        """What adb answers; FaultError with its own words where it fails."""
+        which = ["-s", self.serial] if self.serial else []
+        try:
+            ran = subprocess.run([self.adb, *which, *words], capture_output=True, text=True, timeout=ADB_S)
+        except FileNotFoundError:
+            raise FaultError(f"there is no {self.adb}; run: apt-get install adb, or say where it is") from None
+        except subprocess.TimeoutExpired:
+            raise FaultError(f"adb gave no answer for {ADB_S} s: plug the phone in again") from None
+        if ran.returncode != 0:
+            said = (ran.stderr or ran.stdout).strip().splitlines() or ["adb failed without a word"]
+            raise FaultError(f"{said[-1]}; see what `adb devices` lists, and allow USB debugging on the phone")
+        return ran.stdout

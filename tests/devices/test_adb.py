@@ -1,0 +1,66 @@
+"""A phone over adb, played by a program that answers as adb does and forwards to a real SSH server."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hwnas.devices import Effort, Job, TimedDevice, load_device
+from hwnas.devices.adb import AdbHost
+from hwnas.errors import FaultError
+
+STAND_IN = """#!{python}
+import sys
+words = sys.argv[1:]
+with open({log!r}, "a") as log:
+    print(*words, file=log)
+if words[:2] != ["-s", "R58N"]:
+    sys.exit("error: more than one device/emulator")
+answers = {{"ro.product.model": "Pixel 8", "ro.build.version.release": "14", "ro.board.platform": ""}}
+if words[2:4] == ["shell", "getprop"]:
+    print(answers[words[4]])
+"""
+
+
+@pytest.fixture
+def phone(server: Any, tmp_path: Path) -> dict[str, Any]:
+    """Settings of a phone behind the stand-in; the port that it forwards is the test server's."""
+    adb = tmp_path / "adb"
+    adb.write_text(STAND_IN.format(python=sys.executable, log=str(tmp_path / "log")))
+    adb.chmod(0o700)
+    ssh = server.settings()
+    kept = {name: ssh[name] for name in ("port", "user", "key", "known_hosts", "python", "folder")}
+    return {"serial": "R58N", "adb": str(adb), **kept}
+
+
+def test_a_phone_is_measured_and_the_port_given_back(phone: dict[str, Any], jobs: list[Job], tmp_path: Path) -> None:
+    device = TimedDevice("pixel8", AdbHost(**phone), effort=Effort(min_rounds=5, max_rounds=5))
+    fingerprint = device.fingerprint()
+    assert {"phone": "Pixel 8", "os": "14"}.items() <= fingerprint.items()
+    assert "board" not in fingerprint
+    assert device.measure(jobs).timings["large"].rounds == 5
+    said = (tmp_path / "log").read_text().splitlines()
+    forward, remove = f"-s R58N forward tcp:{phone['port']} tcp:8022", f"-s R58N forward --remove tcp:{phone['port']}"
+    assert said[0] == forward
+    assert said[-1] == remove
+    assert said.count(forward) == said.count(remove) == 2
+
+
+def test_what_adb_complains_of_is_said(phone: dict[str, Any], jobs: list[Job]) -> None:
+    with pytest.raises(FaultError, match=r"pixel8: error: more than one device/emulator; see what `adb devices` lists"):
+        TimedDevice("pixel8", AdbHost(**{**phone, "serial": ""})).fingerprint()
+    with pytest.raises(FaultError, match=r"pixel8: there is no nowhere; run: apt-get install adb"):
+        TimedDevice("pixel8", AdbHost(adb="nowhere")).measure(jobs)
+
+
+def test_two_phones_are_two_files(tmp_path: Path) -> None:
+    for name, port in (("one", 8022), ("two", 8023)):
+        text = f"[host]\nkind = 'adb'\nserial = '{name}'\nport = {port}\npython = ['taskset', 'f0', 'python']\n"
+        (tmp_path / f"{name}.toml").write_text(text)
+    one, two = (load_device(str(tmp_path / f"{name}.toml")) for name in ("one", "two"))
+    assert isinstance(one, TimedDevice)
+    assert one.host == AdbHost("one", 8022, python=("taskset", "f0", "python"))
+    assert two.name == "two"
