@@ -1,0 +1,83 @@
+"""Layers that a device can't run: named, kept in the table, and in no network that is found for it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hwnas.devices import Job, Measurements
+from hwnas.errors import FaultError
+from hwnas.latency import LatencyTable, profile
+from hwnas.search import Problem, search
+from hwnas.supernet import ChainSpace
+from hwnas.workflows.searching import rejection_cost
+
+Simulated = Callable[..., Any]
+
+
+class Picky:
+    """A simulated device that can't run what `refuses` says."""
+
+    def __init__(self, device: Any, refuses: Callable[[Job], bool]) -> None:
+        self.device, self.refuses = device, refuses
+        self.name, self.form = device.name, device.form
+        self.fingerprint = device.fingerprint
+
+    def measure(self, jobs: list[Job], *rest: Any) -> Measurements:
+        run = [job for job in jobs if not self.refuses(job)]
+        errors = {job.name: "no kernel for it" for job in jobs if self.refuses(job)}
+        found: Measurements = self.device.measure(run, *rest)
+        return replace(found, errors=errors)
+
+
+@pytest.fixture(scope="module")
+def table(tiny: ChainSpace, simulated: Simulated) -> LatencyTable:
+    """Of a device without 5x5 kernels, in layers or in networks."""
+    big = {str(layer): layer for layer in tiny.layers() if dict(layer.params).get("kernel") == 5}
+
+    def refuses(job: Job) -> bool:
+        if not job.name.startswith("network"):
+            return job.name in big
+        arch = tuple(map(int, job.name.split()[1].split("-")))
+        return any(node.layer in big.values() for node in tiny.graph(arch))
+
+    return profile(tiny, Picky(simulated(), refuses)).table
+
+
+def test_they_are_named_and_the_rest_is_measured(table: LatencyTable, tiny: ChainSpace, tmp_path: Path) -> None:
+    assert table.rejected
+    assert all(dict(layer.params)["kernel"] == 5 for layer in table.rejected)
+    assert set(table.rejected.values()) == {"no kernel for it"}
+    assert all(entry.rounds for layer, entry in table.entries.items()
+               if layer not in table.rejected and layer.op != "identity")  # fmt: skip
+    assert len(table.calibration.networks) >= 3
+    assert not any(table.rejections(network.arch) for network in table.calibration.networks)
+    table.save(tmp_path / "table.json")
+    assert LatencyTable.load(tmp_path / "table.json").rejected == table.rejected
+
+
+def test_no_network_with_them_is_found(table: LatencyTable, tiny: ChainSpace) -> None:
+    """Although they are what accuracy likes most."""
+    archs = [tiny.sample(random.Random(i)) for i in range(200)]
+    count = np.array([table.rejections(arch) for arch in archs])
+    assert 0 < (count > 0).mean() < 1
+
+    def accuracy(archs: Any) -> Any:
+        return np.array([table.rejections(tuple(arch)) for arch in archs]) + np.asarray(archs).sum(axis=1) / 100
+
+    cost = rejection_cost(table)
+    problem = Problem(tiny, accuracy, {"picky.rejected": cost}, {"picky.rejected": 0.5})
+    best = search(problem, budget=60, seed=0).best
+    assert table.rejections(best.arch) == 0
+
+
+def test_a_network_that_cannot_run_for_another_reason_is_a_fault(tiny: ChainSpace, simulated: Simulated) -> None:
+    device = Picky(simulated(), lambda job: job.name.startswith("network"))
+    with pytest.raises(FaultError, match=r"simulated cannot run network .*: no kernel for it"):
+        profile(tiny, device)
