@@ -96,7 +96,8 @@ class Sample:
 class Measurements:
     """What one call of `measure` found: a timing per job, by name, and the samples behind them.
 
-    `errors` are the jobs that could not run there, each with the reason.
+    `errors` are the jobs that could not run there, each with the reason. Where half of the intervals are wider than
+    `tolerance`, they are too poor for a table.
 
     `reference_ms` is the median of all runs of the reference: `ratio * reference_ms` is a job's time in ms.
     `settled` tells whether every interval became as narrow as was asked; otherwise a cap ended the call.
@@ -108,6 +109,7 @@ class Measurements:
     settled: bool
     samples: tuple[Sample, ...]
     errors: Mapping[str, str] = field(default_factory=dict)
+    tolerance: float = 0.05
 
     def complete(self, device: str) -> Measurements:
         """These measurements, all of them; FaultError names a job that could not run."""

@@ -28,17 +28,19 @@ class Effort:
     """How long to measure.
 
     A job is measured until the half width of its interval is at most `target` of its ratio, or it has
-    `max_rounds` samples, or for `max_seconds` after its first one; but it always gets `min_rounds` samples.
+    `max_rounds` samples, or for `max_seconds` after its first one; but it always gets `min_rounds` samples. Where half
+    of the intervals are wider than `tolerance`, the machine was too noisy for a table.
     """
 
     target: float = 0.01
     min_rounds: int = 20
     max_rounds: int = 200
     max_seconds: float = 45.0
+    tolerance: float = 0.05
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for setting in ("target", "min_rounds", "max_rounds", "max_seconds"):
+        for setting in ("target", "min_rounds", "max_rounds", "max_seconds", "tolerance"):
             if (value := getattr(self, setting)) <= 0:
                 raise InputError(f"{setting} is {value}; it must be positive")
         if self.min_rounds > self.max_rounds:
@@ -153,7 +155,8 @@ class TimedDevice:
         models = [model_file(job) for job in jobs]
         sustained = {model_file(job): job.sustained_s for job in jobs if job.sustained_s}
         runtime: dict[str, Any] = {"options": self.runtime.options(), "cores": self.runtime.cores}
-        plan = timer.Plan(reference, models, sustained, **runtime, **asdict(self.effort))
+        effort = {name: value for name, value in asdict(self.effort).items() if name != "tolerance"}
+        plan = timer.Plan(reference, models, sustained, **runtime, **effort)
         write_bytes(folder / PLAN, json.dumps(asdict(plan)).encode())
         (folder / RESULT).unlink(missing_ok=True)  # of an earlier call
 
@@ -166,7 +169,13 @@ class TimedDevice:
         taken = [line for line in lines if line["model"] in names and "runs_ms" in line]
         samples = tuple(Sample.of_line(names[line["model"]], line) for line in taken)
         return Measurements(
-            timings, result["reference_ms"] or math.nan, result["seconds"], result["settled"], samples, errors
+            timings,
+            result["reference_ms"] or math.nan,
+            result["seconds"],
+            result["settled"],
+            samples,
+            errors,
+            self.effort.tolerance,
         )
 
 

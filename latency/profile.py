@@ -23,7 +23,7 @@ from .spread import spread
 from .table import Entry, LatencyTable
 
 CALIBRATION_NETWORKS = 10
-TYPICAL_NOISE, WORST_NOISE = 0.05, 0.25  # half widths of intervals, beyond which no table is written
+WORST = 5  # times the tolerance: beyond it a single interval is too wide for a table
 EMPTY = "empty"
 
 PRECISIONS: dict[str, Callable[[onnx.ModelProto], onnx.ModelProto]] = {
@@ -124,7 +124,7 @@ def check_noise(name: str, found: Measurements) -> None:
     """FaultError where the timings are known too poorly for a table that one can trust."""
     typical = statistics.median(timing.half_width for timing in found.timings.values())
     worst = max(found.timings.values(), key=lambda timing: timing.half_width)
-    if typical > TYPICAL_NOISE or worst.half_width > WORST_NOISE:
+    if typical > found.tolerance or worst.half_width > WORST * found.tolerance:
         raise FaultError(
             f"{name} was too noisy for a table: timings are known to +-{typical:.1%} only, {worst.name} to "
             f"+-{worst.half_width:.1%}; end what else runs there, or give more time as in local:max_seconds=180, and "

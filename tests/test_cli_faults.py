@@ -30,7 +30,7 @@ from hwnas.supernet import load_space
 Files = Callable[[Path], dict[str, bytes]]
 SPACE = "mobilenet:size=16,channels=1,classes=10,stem=4,widths=4-8,depths=1-2,kernels=3-5,expansions=2-3,head=16"
 EPOCHS, BUDGET, ROUNDS = 8, 40, 12
-LOCAL = f"local:target=1e-9,min_rounds={ROUNDS},max_rounds={ROUNDS}"
+LOCAL = f"local:tolerance=9,target=1e-9,min_rounds={ROUNDS},max_rounds={ROUNDS}"
 WAIT_SECONDS = 60
 
 TRAIN = f"train --space {SPACE} --data digits --batch 256 --epochs {EPOCHS} --out"

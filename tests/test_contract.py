@@ -20,7 +20,7 @@ from hwnas.search import Problem, search
 from hwnas.search.found import Found
 
 SPACE = "mobilenet:size=16,channels=1,classes=10,stem=4,widths=4-8,depths=1-2,kernels=3-5,expansions=2-3,head=16"
-LOCAL = "local:target=0.1,min_rounds=3,max_rounds=3,max_seconds=1"
+LOCAL = "local:tolerance=9,target=0.1,min_rounds=3,max_rounds=3,max_seconds=1"
 LIMITS = {"flops": 60_000.0, "local": 1000.0, "params": 2000.0}
 
 
@@ -69,7 +69,7 @@ def test_a_run_says_what_it_is_made_of(made: Path) -> None:
 
 def test_nothing_is_left_behind(made: Path) -> None:
     assert {path.name for path in made.iterdir()} == {
-        "run", "local.json", "validation.json", "found.json",
+        "run", "local.json", "local.samples.csv.gz", "validation.json", "found.json",
         *(f"{name}.{suffix}" for name in ("net", "open", "four") for suffix in ("onnx", "json")),
     }  # fmt: skip
     assert {path.name for path in (made / "run").iterdir()} - {".lock"} == {

@@ -35,7 +35,7 @@ from hwnas.supernet.sources import DATA, checked, load_source
 
 DOCS = Path(__file__).parents[1] / "docs"
 GUIDES = sorted(DOCS.glob("*.md"))
-QUICK_DEVICE = "local:target=0.5,min_rounds=3,max_rounds=3,max_seconds=1"
+QUICK_DEVICE = "local:tolerance=9,target=0.5,min_rounds=3,max_rounds=3,max_seconds=1"
 LESS = {"--epochs 15": "--epochs 1 --batch 128", "--device local": f"--device {QUICK_DEVICE}"}
 MODULE_LINES = 20
 SPACE, DATA_GUIDE, DEVICE_GUIDE = DOCS / "own-space.md", DOCS / "own-data.md", DOCS / "devices.md"

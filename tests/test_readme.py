@@ -10,7 +10,7 @@ from hwnas.__main__ import main
 from hwnas.latency import LatencyTable
 
 README = Path(__file__).parents[1] / "README.md"
-QUICK_DEVICE = "local:target=0.5,min_rounds=3,max_rounds=3,max_seconds=1"
+QUICK_DEVICE = "local:tolerance=9,target=0.5,min_rounds=3,max_rounds=3,max_seconds=1"
 LESS = {"--epochs 25": "--epochs 1", "--nets 20": "--nets 3 --pause 0", "--device local": f"--device {QUICK_DEVICE}"}
 
 

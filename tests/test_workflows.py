@@ -27,7 +27,7 @@ from hwnas.supernet.checkpoint import read_metrics
 
 SPACE = "mobilenet:size=16,channels=1,classes=10,stem=4,widths=4-8,depths=1-2,kernels=3-5,expansions=2-3,head=16"
 EPOCHS, BATCH, BUDGET, ROUNDS = 12, 256, 60, 6
-LOCAL = f"local:target=1e-9,min_rounds={ROUNDS},max_rounds={ROUNDS}"
+LOCAL = f"local:tolerance=9,target=1e-9,min_rounds={ROUNDS},max_rounds={ROUNDS}"
 PROGRAM = """
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent in the background may have switched it off
@@ -243,5 +243,6 @@ def test_progress_is_told(run: Path, tmp_path: Path) -> None:
 def test_names_without_settings_have_none() -> None:
     listed: dict[str, list[Any]] = {kind: listing.names(kind) for kind in ("spaces", "data", "devices", "strategies")}
     assert all(words and "\n" not in words for rows in listed.values() for _, words, _ in rows)
-    assert all(settings for kind in ("spaces", "devices") for _, _, settings in listed[kind])
+    assert all(settings for _, _, settings in listed["spaces"])
+    assert {name: bool(settings) for name, _, settings in listed["devices"]} == {"local": True, "folder": False}
     assert not any(settings for kind in ("data", "strategies") for _, _, settings in listed[kind])

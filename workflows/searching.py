@@ -71,7 +71,7 @@ def search(
         accuracy = stored_accuracy(store, trained, supernet, data, weights)
         problem = Problem(supernet.space, accuracy, costs | runs, wanted | dict.fromkeys(runs, 0.5))
         result = run_search(problem, strategy, budget, seed, _search_progress(progress))
-    check_sums(result.best, supernet.space, by_name, loaded)
+    check_sums(result.best, supernet.space, loaded | by_name)
     found = Found(
         **_described(result, supernet.space, by_name, pareto),
         limits=wanted,
@@ -145,13 +145,11 @@ def warn_of(name: str, table: LatencyTable, note: Callable[[str], None]) -> None
         note(f"the table of {name} is not fit for use: {within:.0%} of networks within 10 %; profile again, then {how}")
 
 
-def check_sums(
-    best: Evaluation, space: SearchSpace, tables: Mapping[str, LatencyTable], loaded: Mapping[str, LatencyTable]
-) -> None:
+def check_sums(best: Evaluation, space: SearchSpace, tables: Mapping[str, LatencyTable]) -> None:
     """FaultError where a cost that was searched as a sum over genes is none, so that its limit may not hold."""
     exact = {name: float(COSTS[name](space, best.arch)) for name in best.costs if name in COSTS}
     exact |= {name: table.predict(best.arch).high for name, table in tables.items()}
-    exact |= {f"{name}.rejected": table.rejections(best.arch) for name, table in loaded.items()}
+    exact |= {f"{name}.rejected": table.rejections(best.arch) for name, table in tables.items()}
     for name, value in best.costs.items():
         if not math.isclose(value, exact[name], rel_tol=1e-6):
             raise FaultError(
