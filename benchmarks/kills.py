@@ -36,7 +36,8 @@ from hwnas.latency import LatencyTable
 SPACE = "mobilenet:size=16,channels=1,classes=10,stem=4,widths=4-8,depths=2-3,kernels=3-5,expansions=2-3,head=16"
 EPOCHS, ROUNDS, BUDGET = 25, 60, 120  # about 8 s of work each, behind 5 s of imports
 TRAIN = f"train --space {SPACE} --data digits --batch 256 --epochs {EPOCHS} --out run"
-PROFILE = f"profile --space {SPACE} --device local:tolerance=9,target=1e-9,min_rounds={ROUNDS},max_rounds={ROUNDS} --out local.json"
+DEVICE = f"local:tolerance=9,target=1e-9,min_rounds={ROUNDS},max_rounds={ROUNDS}"
+PROFILE = f"profile --space {SPACE} --device {DEVICE} --out local.json"
 SEARCH = f"search --run run --limit flops=90K --budget {BUDGET} --out found.json"
 MADE_NEW = {"seconds", "reused", "run"}  # in a found.json, what another run of the same search has of its own
 ROW = "{:8} {:>5} {:>5}  {:22} {:>9} {:>4} {:>10}  {:26} {}"
