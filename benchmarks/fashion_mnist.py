@@ -266,7 +266,7 @@ def baseline_steps(out: Path, epochs: int, data_dir: Path | None) -> list[Step]:
     for family, (name, limit) in itertools.product(FAMILIES, reversed(limits_ms(out).items())):
         table = LatencyTable.load(out / f"table-{family}.json")
         same = LatencyTable.load(out / "table-space.json").reference_ms / table.reference_ms  # one clock for both
-        measured = [table.sum_ms((gene,)) * same for gene in range(len(table.entries))]
+        measured = [entry.ms * same for entry in table.entries.values()]  # whole networks, each a layer
         fitting = [gene for gene, ms in enumerate(measured) if ms <= limit]
         if fitting:
             arguments = (out / f"{family}-{name}", family, max(fitting), measured[max(fitting)], epochs, data_dir)

@@ -1,4 +1,10 @@
-"""How sums of layers become latencies of networks: fitted to whole networks measured beside the layers."""
+"""How layers timed alone become latencies of networks: fitted to whole networks measured beside the layers.
+
+What a layer takes alone is not what it takes in a network. Alone it reads and writes its activations in the runtime's
+outer layout, every time, and finds its weights in the cache; and every call has a price. How much that matters differs
+between devices. So a network's latency has a term for each of these, and a few whole networks say how large
+they are: for lack of evidence they are small.
+"""
 
 from __future__ import annotations
 
@@ -8,26 +14,42 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import stats
 
-from ..supernet.space import Arch
+from ..supernet.layer import Layer
+from ..supernet.space import Arch, SearchSpace
+from .cost import layer_cost
+from .regression import regress
 
-MIN_MARGIN = 0.01  # no interval is narrower: it is what a measurement repeats to on a quiet host
-RIDGE = 1e-4
+Sizes = tuple[float, float, float]  # layers, elements that they read and write, weights
+SCALE, TERM = 0.3, 0.1  # how far the scale is likely to be from 1, and a term from 0, as a share of a typical latency
+NOISES = (0.002, 0.003, 0.005, 0.007, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1)  # relative; the networks decide which
+NOISE = 0.01
+DRIFT = 0.005  # what the ratio of anything to the reference repeats to between one run and the next, on a quiet host
+UNKNOWN = 0.3  # margin of a table that no network calibrates
+
+
+def sizes_of(space: SearchSpace, layer: Layer) -> Sizes:
+    """What a layer's terms are counted by: one layer, elements read and written (of one image), weights."""
+    read = sum(float(np.prod(shape)) for shape in layer.input_shapes())
+    written = layer.out_channels * max(layer.out_size, 1) ** 2
+    return 1.0, read + written, float(layer_cost(space, layer).params)
 
 
 @dataclass(frozen=True)
 class Network:
-    """One whole network that was measured beside the layers, and the sum of its layers."""
+    """One whole network that was measured beside the layers, with the sums over its layers."""
 
     arch: Arch
     sum_ms: float
     measured_ms: float
+    sizes: Sizes = (0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """How sums of layers become latencies: ms = scale * sum + offset_ms, within +- margin (a fraction).
+    """How sums over layers become latencies: ms = scale * sum + size_ms @ sizes + offset_ms, within +- margin.
 
-    `overhead_ms`, the price of a call that computes nothing, is taken off every layer before.
+    `size_ms` has a term for each of `Sizes`; the margin is a fraction. `overhead_ms`, the price of a call that computes
+    nothing, is taken off every layer before.
     """
 
     scale: float = 1.0
@@ -35,11 +57,23 @@ class Calibration:
     margin: float = 0.0
     overhead_ms: float = 0.0
     networks: tuple[Network, ...] = ()
+    size_ms: Sizes = (0.0, 0.0, 0.0)
+
+    def layer_ms(self, alone_ms: float, sizes: Sizes) -> float:
+        """What a layer takes within a network, never less than nothing."""
+        terms = sum(ms * size for ms, size in zip(self.size_ms, sizes, strict=True))
+        return max(0.0, self.scale * max(alone_ms - self.overhead_ms, 0.0) + terms)
 
     def times(self, factor: float, margin: float) -> Calibration:
         """Of latencies that are `factor` times these, known to +- `margin` more; the layers stay what they are."""
+        layers, elements, weights = self.size_ms
         return replace(
-            self, scale=self.scale * factor, offset_ms=self.offset_ms * factor, margin=self.margin + margin, networks=()
+            self,
+            scale=self.scale * factor,
+            size_ms=(layers * factor, elements * factor, weights * factor),
+            offset_ms=self.offset_ms * factor,
+            margin=self.margin + margin,
+            networks=(),
         )
 
     def rescaled(self, factor: float, margin: float) -> Calibration:
@@ -48,21 +82,26 @@ class Calibration:
 
 
 def fit(networks: Sequence[Network], overhead_ms: float) -> Calibration:
-    """Scale and offset by ridge regression of relative errors, drawn towards scale 1 and offset 0.
+    """The calibration that whole networks tell, by `regress` on relative errors.
 
-    minimise sum_i ((scale * x_i + offset - y_i) / y_i)^2 + RIDGE * n * ((scale - 1)^2 + (offset / mean(y))^2)
-    for sums x and measured y. The margin is Student's 90 % prediction interval
-    of the relative residuals, averaged over the range.
+    The rows are (y - x) / y = sum_k w_k c_k / y for measured y, sums x, and c_k the sum x itself, the sizes and a
+    constant, each scaled to the mean of y. The margin is half of the 90 % interval foretold for a network
+    that was left out, with what one run differs from the next by.
     """
-    if len(networks) < 3:
-        return Calibration(overhead_ms=overhead_ms, margin=0.1, networks=tuple(networks))
-    x = np.array([network.sum_ms for network in networks])
-    y = np.array([network.measured_ms for network in networks])
-    n, unit, weight = len(x), y.mean(), np.sqrt(RIDGE * len(x))
-    design = np.vstack([np.stack([x / y, unit / y], axis=1), weight * np.eye(2)])  # (n + 2, 2)
-    target = np.concatenate([np.ones(n), [weight, 0.0]])
-    (scale, offset), *_ = np.linalg.lstsq(design, target)
-    residuals = y / (scale * x + offset * unit) - 1  # as fractions of the prediction, as the margin is
-    error = np.sqrt((residuals**2).sum() / (n - 2) * (1 + 2 / n))  # 2 / n: the mean leverage of two parameters
-    margin = max(MIN_MARGIN, float(stats.t.ppf(0.95, n - 2) * error))
-    return Calibration(float(scale), float(offset * unit), margin, overhead_ms, tuple(networks))
+    if not networks:
+        return Calibration(overhead_ms=overhead_ms, margin=UNKNOWN)
+    x, y = (np.array(values) for values in zip(*((n.sum_ms, n.measured_ms) for n in networks), strict=True))
+    columns = np.column_stack([x, [network.sizes for network in networks], np.ones(len(x))])
+    means = columns.mean(axis=0)
+    likely = np.array([SCALE, TERM, TERM, TERM, TERM]) * np.divide(y.mean(), means, where=means > 0, out=0 * means)
+    found = regress(columns * likely / y[:, None], 1 - x / y, NOISES, NOISE)
+    more, layer_ms, element_ms, weight_ms, offset_ms = map(float, found.weights * likely)
+    error = np.sqrt(found.surprise**2 * np.mean(found.promised**2) + DRIFT**2)
+    return Calibration(
+        1 + more,
+        offset_ms,
+        float(stats.norm.ppf(0.95) * error),
+        overhead_ms,
+        tuple(networks),
+        (layer_ms, element_ms, weight_ms),
+    )

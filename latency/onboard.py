@@ -14,7 +14,7 @@ from ..export.onnx_model import layers_to_onnx
 from ..progress import Progress, silent
 from ..supernet.layer import Layer
 from ..supernet.space import Arch, SearchSpace
-from .calibration import Calibration, Network
+from .calibration import Calibration, sizes_of
 from .profile import EMPTY, Profiled, check_noise, device_progress, empty_model, network_jobs, network_name
 from .table import Entry, LatencyTable
 from .transfer import Floats, Prior, choose, prior, transfer
@@ -62,7 +62,7 @@ def onboard(
         for layer, value in zip(timed, ms.tolist(), strict=True)
     }
     raw = LatencyTable(device.fingerprint(), space, entries, Calibration(overhead_ms=overhead_ms), unit)
-    rows = tuple(Network(arch, raw.sum_ms(arch), float(t)) for arch, t in zip(archs, measured_ms, strict=True))
+    rows = tuple(raw.network(arch, ms) for arch, ms in zip(archs, measured_ms.tolist(), strict=True))
     calibration = Calibration(1.0, overhead_ms, float(told.margin.mean()), overhead_ms, rows)
     return Profiled(LatencyTable(raw.device, space, entries, calibration, unit), found)
 
@@ -78,8 +78,7 @@ def layer_prior(layers: Sequence[Layer], earlier: Sequence[LatencyTable]) -> Pri
 
 def _inside_ms(table: LatencyTable, layer: Layer) -> float:
     """What a layer takes within a network, by a table."""
-    fit = table.calibration
-    return max(fit.scale * (table.entries[layer].ms - fit.overhead_ms), LEAST_MS)
+    return max(table.calibration.layer_ms(table.entries[layer].ms, sizes_of(table.space, layer)), LEAST_MS)
 
 
 def _kinds(layer: Layer) -> set[str]:

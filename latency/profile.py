@@ -17,7 +17,7 @@ from ..export.precision import to_fp16, to_int8
 from ..progress import Progress, silent
 from ..supernet.layer import Layer
 from ..supernet.space import Arch, SearchSpace
-from .calibration import Calibration, Network, fit
+from .calibration import Calibration, fit
 from .cost import analytic_cost
 from .spread import spread
 from .table import Entry, LatencyTable
@@ -105,11 +105,9 @@ def calibrated(
     unit, timings = found.reference_ms, [found.timings[network_name(arch)] for arch in archs]
     overhead_ms = found.timings[EMPTY].ratio * unit
     raw = LatencyTable(fingerprint, space, entries, Calibration(overhead_ms=overhead_ms), unit)
-    sums = [raw.sum_ms(arch) for arch in archs]
 
     def fitted(ratios: Sequence[float]) -> Calibration:
-        rows = zip(archs, sums, ratios, strict=True)
-        return fit([Network(arch, total, ratio * unit) for arch, total, ratio in rows], overhead_ms)
+        return fit([raw.network(arch, ratio * unit) for arch, ratio in zip(archs, ratios, strict=True)], overhead_ms)
 
     calibration = fitted([timing.ratio for timing in timings])
     felt = {"p95": fitted([timing.p95 for timing in timings])}

@@ -19,7 +19,7 @@ from ..supernet.additive import AdditiveCost, additive
 from ..supernet.layer import Layer
 from ..supernet.space import Arch, SearchSpace
 from ..supernet.spaces import recorded_space, space_record
-from .calibration import Calibration, Network
+from .calibration import Calibration, Network, Sizes, sizes_of
 
 VERSION = 2
 Floats = NDArray[np.float64]
@@ -121,23 +121,37 @@ class LatencyTable:
         """Whether there are times in it: a device that only compiles gives none."""
         return any(entry.rounds for entry in self.entries.values())
 
-    def sum_ms(self, arch: Sequence[int]) -> float:
-        """The layers of `arch` added up, before calibration; a layer never measured is an error."""
-        overhead_ms, total = self.calibration.overhead_ms, 0.0
-        for node in self.space.graph(tuple(arch)):
-            entry = self.entries.get(node.layer)
-            if entry is None:
+    def layers_of(self, arch: Sequence[int]) -> list[Layer]:
+        """The layers of `arch` that take time; one never measured is an error."""
+        layers = [node.layer for node in self.space.graph(tuple(arch))]
+        for layer in layers:
+            if layer not in self.entries:
                 raise MissingLayerError(
-                    f"{self.name} has no measurement of {node.layer}; run: hwnas profile --space {self.space}"
+                    f"{self.name} has no measurement of {layer}; run: hwnas profile --space {self.space}"
                 )
-            total += max(entry.ms - overhead_ms, 0.0) if entry.rounds else 0.0
-        return total
+        return [layer for layer in layers if self.entries[layer].rounds]
+
+    def network(self, arch: Arch, measured_ms: float) -> Network:
+        """A measured network with the sums over its layers, as a calibration is fitted to it."""
+        layers, overhead_ms = self.layers_of(arch), self.calibration.overhead_ms
+        alone = sum(max(self.entries[layer].ms - overhead_ms, 0.0) for layer in layers)
+        calls, elements, weights = np.sum([sizes_of(self.space, layer) for layer in layers], axis=0).tolist()
+        return Network(arch, alone, measured_ms, (calls, elements, weights))
+
+    @cached_property
+    def _layer_ms(self) -> dict[Layer, float]:
+        """What every timed layer takes within a network."""
+        timed = {layer: entry.ms for layer, entry in self.entries.items() if entry.rounds}
+        return {layer: self.calibration.layer_ms(ms, sizes_of(self.space, layer)) for layer, ms in timed.items()}
+
+    def network_ms(self, arch: Sequence[int]) -> float:
+        """The latency of `arch`: the calibrated layers added up."""
+        return sum(self._layer_ms[layer] for layer in self.layers_of(arch)) + self.calibration.offset_ms
 
     @cached_property
     def cost(self) -> AdditiveCost | None:
         """The predicted latency as a sum over genes; None where the space's genes don't add up."""
-        sums = additive(self.space, self.sum_ms)
-        return sums.affine(self.calibration.scale, self.calibration.offset_ms) if sums else None
+        return additive(self.space, self.network_ms)
 
     @property
     def upper(self) -> AdditiveCost | None:
@@ -160,8 +174,7 @@ class LatencyTable:
         """Latencies of a batch: (n, choices) integers -> (n,) ms."""
         if self.cost is not None:
             return self.cost(archs)
-        sums = np.array([self.sum_ms(arch) for arch in cast(Sequence[Arch], archs)])
-        return self.calibration.scale * sums + self.calibration.offset_ms
+        return np.array([self.network_ms(arch) for arch in cast(Sequence[Arch], archs)])
 
     def estimate_many(self, archs: ArrayLike) -> Estimates:
         """Latencies of a batch with their 90 % intervals."""
@@ -170,9 +183,8 @@ class LatencyTable:
 
     def predict(self, arch: Sequence[int]) -> Estimate:
         """The latency of one architecture with its 90 % interval: the sum over its layers itself."""
-        fit = self.calibration
-        ms = fit.scale * self.sum_ms(self.space.check(arch)) + fit.offset_ms
-        return Estimate(ms, ms * (1 - fit.margin), ms * (1 + fit.margin))
+        ms, margin = self.network_ms(self.space.check(arch)), self.calibration.margin
+        return Estimate(ms, ms * (1 - margin), ms * (1 + margin))
 
     def check_space(self, space: SearchSpace) -> None:
         """MismatchError unless the table was made for `space`."""
@@ -247,5 +259,13 @@ def _layer_and_entry(row: Mapping[Any, Any]) -> tuple[Layer, Entry]:
 
 
 def _calibration(data: Mapping[str, Any]) -> Calibration:
-    networks = tuple(Network(tuple(item["arch"]), item["sum_ms"], item["measured_ms"]) for item in data["networks"])
-    return Calibration(**{**data, "networks": networks})
+    networks = tuple(
+        Network(tuple(item["arch"]), item["sum_ms"], item["measured_ms"], _sizes(item["sizes"]))
+        for item in data["networks"]
+    )
+    return Calibration(**{**data, "networks": networks, "size_ms": _sizes(data["size_ms"])})
+
+
+def _sizes(numbers: Sequence[float]) -> Sizes:
+    layers, elements, weights = map(float, numbers)
+    return layers, elements, weights

@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from .regression import regress
+
 Floats = NDArray[np.float64]
 
 LEVEL = 3.0  # deviation of a device's overall speed on a log scale: it may be 20 times as fast as another
-NOISE_SPREAD = 0.7  # deviation of its logarithm
 NOISES = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15)  # the measurements decide which
 SLOPE = 0.5  # deviation of how far a device spreads what differs in size
 NOISE = 0.07  # what neither the earlier devices nor a measurement tell of an item, and the noise of measuring
@@ -90,26 +91,8 @@ def transfer(known: Prior, items: Sequence[int], measured_ms: Floats) -> Transfe
 
     The intervals are widened where the items left out in turn were missed by more than they promise.
     """
-    at = known.factors[:, list(items)]  # (k, n)
-    residual = np.log(measured_ms) - known.mean[list(items)]
-    noise = max(NOISES, key=lambda noise: _evidence(at, residual, noise))
-    inverse = np.linalg.inv(at.T @ at + noise**2 * np.eye(len(items)))
-    weights = at @ (inverse @ residual)
-    cross = known.factors.T @ at  # (items, n)
-    variance = (known.factors**2).sum(axis=0) - ((cross @ inverse) * cross).sum(axis=1) + noise**2
-    missed = inverse @ residual / np.diag(inverse)  # leave-one-out, GPML eq. 5.12
-    promised = np.sqrt(1 / np.diag(inverse))
-    scale = max(1.0, float(np.sqrt(np.mean((missed / promised) ** 2))))
-    margin = float(stats.norm.ppf(0.95)) * scale * np.sqrt(np.maximum(variance, 0))
-    ms = np.exp(known.mean + weights @ known.factors)
-    return Transferred(ms, np.expm1(margin), weights, float(np.mean(np.abs(np.expm1(-missed)))))
-
-
-def _evidence(at: Floats, residual: Floats, noise: float) -> float:
-    """The log probability of the measurements (GPML eq. 2.30) and of the noise itself, log-normal around NOISE.
-
-    Few measurements may look as if there were no noise at all; without that prior the intervals hold too rarely.
-    """
-    covariance = at.T @ at + noise**2 * np.eye(len(residual))
-    unusual = np.log(noise / NOISE) / NOISE_SPREAD
-    return float(stats.multivariate_normal.logpdf(residual, cov=covariance) - unusual**2 / 2)
+    at = known.factors[:, list(items)].T  # (n, k)
+    found = regress(at, np.log(measured_ms) - known.mean[list(items)], NOISES, NOISE)
+    margin = float(stats.norm.ppf(0.95)) * found.surprise * found.deviation(known.factors.T)
+    ms = np.exp(known.mean + found.weights @ known.factors)
+    return Transferred(ms, np.expm1(margin), found.weights, float(np.mean(np.abs(np.expm1(-found.missed)))))
