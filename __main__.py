@@ -187,7 +187,7 @@ def validate(
     from . import workflows
 
     with bar("validating") as progress:
-        found = workflows.validate(space, table, device, nets, pause, out, progress)
+        found = workflows.validate(space, table, device, nets, pause, out, progress, console.print)
     rows = Table("", "predicted", "measured twice (the floor)", title=f"{found.nets} networks on {device}")
     rows.add_row("mean error", f"{found.mape:.2%}", f"{found.floor_mape:.2%}")
     rows.add_row("Kendall tau", f"{found.kendall_tau:.3f}", f"{found.floor_tau:.3f}")
@@ -195,6 +195,9 @@ def validate(
     rows.add_row("within 10 %", f"{found.within_10:.1%}", "")
     rows.add_row("90 % intervals hold", f"{found.interval_coverage:.1%}", "")
     console.print(rows)
+    if found.predictors:
+        words = ", ".join(f"{name} {score.mape:.2%}" for name, score in found.predictors.items())
+        console.print(f"mean error if fitted to four fifths of them: {words}")
     console.print(f"the table is {'fit' if found.fit_for_use else 'NOT fit'} for use ({found.seconds:.0f} s)")
 
 
@@ -217,7 +220,9 @@ def search(
     from . import workflows
 
     with bar("searching") as progress:
-        searched = workflows.search(run, out, table or (), limit or (), strategy, budget, seed, pareto, progress)
+        searched = workflows.search(
+            run, out, table or (), limit or (), strategy, budget, seed, pareto, progress, console.print
+        )
     found = searched.found
     console.print(
         f"{out}: validation {found.metric} {found.accuracy:.4f} after {found.evaluations} evaluations "

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,9 @@ from ..supernet.space import Arch
 from .profile import device_progress, network_jobs, network_name
 from .spread import spread
 from .table import LatencyTable
+
+if TYPE_CHECKING:
+    from .predictors import Score
 
 Floats = NDArray[np.float64]
 FIT_WITHIN_10 = 0.95  # a table is fit for use if so many networks lie within 10 %,
@@ -37,7 +41,11 @@ class NetworkCheck:
 
 @dataclass(frozen=True)
 class Validation:
-    """How well a table predicts. All errors are fractions; the floor is that of measuring twice."""
+    """How well a table predicts. All errors are fractions; the floor is that of measuring twice.
+
+    `predictors` has the cross-validated score on the same networks of each predictor that there is, where these are
+    enough to compare.
+    """
 
     nets: int
     mape: float
@@ -50,6 +58,7 @@ class Validation:
     measurements: tuple[NetworkCheck, ...]
     seconds: float
     fit_for_use: bool
+    predictors: Mapping[str, Score]
 
 
 def validate(
@@ -83,6 +92,8 @@ def validate(
 
 def compare(table: LatencyTable, archs: Sequence[Arch], first: Floats, second: Floats, seconds: float) -> Validation:
     """The figures of a validation from two measurements (n,) in the table's ms."""
+    from .predictors import LEAST, compare_predictors  # imports scikit-learn, which a search does without
+
     promised = table.estimate_many(archs)
     error, floor = np.abs(promised.ms / first - 1), np.abs(second / first - 1)
     tau, floor_tau = kendall_tau(promised.ms, first), kendall_tau(second, first)
@@ -100,6 +111,7 @@ def compare(table: LatencyTable, archs: Sequence[Arch], first: Floats, second: F
         measurements=tuple(NetworkCheck(arch, *map(float, row)) for arch, *row in columns),
         seconds=seconds,
         fit_for_use=within_10 >= FIT_WITHIN_10 and tau >= min(FIT_TAU, floor_tau),
+        predictors=compare_predictors(table, archs, first) if len(archs) >= LEAST else {},
     )
 
 

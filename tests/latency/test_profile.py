@@ -37,7 +37,7 @@ def test_every_layer_is_measured(table: LatencyTable, tiny: ChainSpace) -> None:
 def test_the_price_of_a_call_becomes_the_offset(table: LatencyTable) -> None:
     calibration = table.calibration
     assert calibration.overhead_ms == pytest.approx(0.05)
-    assert calibration.offset_ms == pytest.approx(0.05, abs=0.01)
+    assert calibration.offset_ms == pytest.approx(0.05, abs=0.02)  # the terms take a part of it
     assert calibration.scale == pytest.approx(1, abs=0.01)
     assert len(calibration.networks) == 10
 
