@@ -1,0 +1,94 @@
+"""The command line with devices: what is measured, what a limit may name, what is said of a table's worth."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from hwnas.__main__ import run
+from hwnas.latency import LatencyTable
+
+SPACE = "mobilenet:size=16,channels=1,classes=10,stem=4,widths=4-8,depths=1-2,kernels=3-5,expansions=2-3,head=16"
+EFFORT = "tolerance=9,target=0.1,min_rounds=5,max_rounds=5,max_seconds=1"
+LOCAL, OTHER = f"local:{EFFORT}", f"local:name=other,optimization=basic,{EFFORT}"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run and a table with sustained times."""
+    folder = tmp_path_factory.mktemp("devices")
+    assert run(["train", "--space", SPACE, "--data", "digits", "--out", f"{folder}/run", "--epochs", "1"]) == 0
+    profile = ["profile", "--space", f"{folder}/run", "--device", LOCAL, "--out", f"{folder}/local.json"]
+    assert run([*profile, "--sustained", "1"]) == 0
+    return folder
+
+
+def search(made: Path, out: Path, *options: str) -> int:
+    return run(["search", "--run", f"{made}/run", "--budget", "3", "--out", str(out), *options])
+
+
+@pytest.mark.parametrize("statistic", ["", ".p95", ".sustained"])
+def test_a_limit_may_hold_for_what_users_feel(statistic: str, made: Path, tmp_path: Path) -> None:
+    name = f"local{statistic}"
+    table = ["--table", f"{made}/local.json"]
+    assert search(made, tmp_path / "found.json", *table, "--limit", f"{name}=10s") == 0
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["limits"] == {name: 10_000.0}
+    assert found["costs"][name] > 0
+    low, high = found["intervals"][name]
+    assert low <= found["costs"][name] <= high
+
+
+def test_load_was_asked_for_or_is_no_limit(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    profile = ["profile", "--space", f"{made}/run", "--device", LOCAL, "--out", f"{tmp_path}/plain.json"]
+    assert run(profile) == 0
+    capsys.readouterr()
+    table = ["--table", f"{tmp_path}/plain.json", "--limit", "local.sustained=10s"]
+    assert search(made, tmp_path / "found.json", *table) == 2
+    assert "hwnas profile --sustained SECONDS" in capsys.readouterr().err
+
+
+def test_samples_lie_beside_the_table(made: Path) -> None:
+    rows = gzip.decompress((made / "local.samples.csv.gz").read_bytes()).decode().splitlines()
+    table = LatencyTable.load(made / "local.json")
+    timed = sum(entry.rounds > 0 for entry in table.entries.values())
+    assert len(rows) > 5 * (timed + len(table.calibration.networks))
+
+
+def test_a_table_that_was_never_validated_is_said_to_be_so(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "local.json"
+    table.write_bytes((made / "local.json").read_bytes())
+    capsys.readouterr()
+    assert search(made, tmp_path / "a.json", "--table", str(table), "--limit", "local=10s") == 0
+    assert "was never validated" in " ".join(capsys.readouterr().out.split())
+    validate = ["validate", "--space", f"{made}/run", "--table", str(table), "--device", LOCAL]
+    assert run([*validate, "--nets", "10", "--pause", "0", "--out", f"{tmp_path}/figures.json"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "mean error if fitted to four fifths of them: table" in said
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert set(figures["predictors"]) == {"table", "residual", "linear", "forest", "network"}
+    assert search(made, tmp_path / "b.json", "--table", str(table), "--limit", "local=10s") == 0
+    assert "was never validated" not in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_new_device_needs_only_a_few_networks(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "other.json"
+    command = ["profile", "--space", f"{made}/run", "--device", OTHER, "--out", str(out)]
+    assert run([*command, "--from", f"{made}/local.json", "--networks", "4"]) == 0
+    assert "told by 4 networks" in " ".join(capsys.readouterr().out.split())
+    table = LatencyTable.load(out)
+    assert table.name == "other"
+    assert len(table.calibration.networks) == 4
+    assert search(made, tmp_path / "found.json", "--table", str(out), "--limit", "other=10s") == 0
+
+
+def test_load_cannot_be_told_from_other_devices(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["profile", "--space", f"{made}/run", "--device", OTHER, "--out", f"{tmp_path}/other.json"]
+    assert run([*command, "--from", f"{made}/local.json", "--sustained", "5"]) == 2
+    assert "leave out --from" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
