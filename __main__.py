@@ -189,8 +189,11 @@ def validate(
     with bar("validating") as progress:
         found = workflows.validate(space, table, device, nets, pause, out, progress, console.print)
     rows = Table("", "predicted", "measured twice (the floor)", title=f"{found.nets} networks on {device}")
-    rows.add_row("mean error", f"{found.mape:.2%}", f"{found.floor_mape:.2%}")
-    rows.add_row("Kendall tau", f"{found.kendall_tau:.3f}", f"{found.floor_tau:.3f}")
+    floor_mape, floor_tau = (
+        "" if x is None else f"{x:{s}}" for x, s in ((found.floor_mape, ".2%"), (found.floor_tau, ".3f"))
+    )
+    rows.add_row("mean error", f"{found.mape:.2%}", floor_mape)
+    rows.add_row("Kendall tau", f"{found.kendall_tau:.3f}", floor_tau)
     rows.add_row("within 5 %", f"{found.within_5:.1%}", "")
     rows.add_row("within 10 %", f"{found.within_10:.1%}", "")
     rows.add_row("90 % intervals hold", f"{found.interval_coverage:.1%}", "")

@@ -5,7 +5,7 @@
 For `mobilenet` at each size: profile (timed, all in); measure unseen networks, stratified from the fastest to the
 slowest, twice; search at 20 limits with 5 seeds and measure the winners; profile once more while another process
 keeps a core busy, and hold that table against the quiet measurements. The machine should be quiet otherwise. Every
-sample is kept in FILE.work: an interrupted benchmark goes on where it was. On two cores about an hour.
+table and sample is kept in FILE.work: an interrupted benchmark goes on where it was. On two cores about an hour.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def one_size(space: SearchSpace, device: Device, work: Path, nets: int) -> dict[
     used_share = np.array([took[arch] / limit for arch, limit in promises])
     with busy_core():
         noisy, _ = profiled(space, device, work / "busy")
-    error = np.abs(noisy.predict_many(archs) / first - 1)
+    error = np.abs(noisy.predict_many(archs) / (first / table.reference_ms * noisy.reference_ms) - 1)
     return {
         **validation,
         "onboarding_s": seconds,
@@ -84,8 +84,8 @@ def profiled(space: SearchSpace, device: Device, work: Path) -> tuple[LatencyTab
     if not file.is_file():
         started = time.perf_counter()
         table = profile(space, device, progress=said(work.name)).table
-        table.save(file)
         write_bytes(note, json.dumps(time.perf_counter() - started).encode())
+        table.save(file)
     return LatencyTable.load(file), json.loads(note.read_text())
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import FaultError
+from .remote import DroppedError, Remote, Wire
 from .ssh import SshHost
 
 PROPERTIES = {"phone": "ro.product.model", "board": "ro.board.platform", "os": "ro.build.version.release"}
@@ -38,35 +40,34 @@ class AdbHost:
 
     def describe(self, program: Sequence[Path], options: Mapping[str, Any]) -> dict[str, str]:
         """What the program says there, and what Android says of the phone."""
-        with self._forwarded() as host:
-            machine = host.describe(program, options)
+        machine = self._remote().describe(program, options)
         told = {name: self._adb("shell", "getprop", key).strip() for name, key in PROPERTIES.items()}
         return {**machine, **{name: value for name, value in told.items() if value}}
 
     def work(self, program: Sequence[Path], folder: Path, listen: Callable[[str], None]) -> None:
         """Run the program there on a copy of `folder`."""
-        with self._forwarded() as host:
-            host.work(program, folder, listen)
+        self._remote().work(program, folder, listen)
+
+    def _remote(self) -> Remote:
+        return Remote(self.connect, self.python, self.folder, self.patience_s)
 
     @contextmanager
-    def _forwarded(self) -> Iterator[SshHost]:
-        """The phone's SSH server on a port of this machine, for as long as the block lasts."""
+    def connect(self) -> Iterator[Wire]:
+        """A connection through a port of this machine; the forwarding ends with it, as it does with the cable."""
         here = f"tcp:{self.port}"
-        self._adb("forward", here, f"tcp:{self.termux_port}")
         try:
-            yield SshHost(
-                "127.0.0.1",
-                user=self.user,
-                port=self.port,
-                key=self.key,
-                known_hosts=self.known_hosts,
-                config="",
-                python=self.python,
-                folder=self.folder,
-                patience_s=self.patience_s,
-            )
+            self._adb("forward", here, f"tcp:{self.termux_port}")
+        except FaultError as error:
+            if shutil.which(self.adb) is None:
+                raise
+            raise DroppedError(str(error)) from error  # unplugged, perhaps
+        host = SshHost("127.0.0.1", self.user, self.port, self.key, self.known_hosts, config="")
+        try:
+            with host.connect() as wire:
+                yield wire
         finally:
-            self._adb("forward", "--remove", here)
+            with suppress(FaultError):  # the phone may be gone
+                self._adb("forward", "--remove", here)
 
     def _adb(self, *words: str) -> str:
         """What adb answers; FaultError with its own words where it fails."""

@@ -10,23 +10,25 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ..errors import FaultError, InputError
 from ..files import digest, write_bytes
 from . import timer
-from .device import Form, Job, Measurements, Progress, Sample, Timing
+from .device import Form, Job, Measurements, Progress, Sample, Timing, check_name
 from .reference import reference_digest, reference_model
 from .runtimes import OnnxRuntime
 
 REFERENCE, MANIFEST, RESULTS, NOTE = "reference.onnx", "manifest.csv", "results.csv", "READ-ME.txt"
+SAMPLES, LEAST = "samples.jsonl", 5  # fewer times than this tell no interval
 WARM_UP_MS = 200.0  # trtexec's own, which its rows of times include
 HOW = f"""Time every .onnx file here ({MANIFEST} lists them) on the machine that is to be known, and bring this
 folder back with the times in it. Any of these will do:
 
 1. With Python, numpy and onnxruntime there:   python onnx_timer.py .
    (it interleaves the models, shows how far it is, and goes on where it was interrupted)
-2. {RESULTS}, written by any means: a header "file,ms" and a row per run, in milliseconds. Several runs of each
-   file, not one after the other, tell how sure the times are. {REFERENCE} is needed too: times are ratios to it.
+2. {RESULTS}, written by any means: a header "file,ms" and a row per run, in milliseconds. Five runs or more of
+   each file, not one after the other, tell how sure the times are. {REFERENCE} is needed too: times are ratios to it.
 3. trtexec --onnx=FILE.onnx --exportTimes=FILE.json for each file (its warm-up runs are left out).
 
 Then give the same hwnas command again.
@@ -43,6 +45,7 @@ class FolderDevice:
     def __post_init__(self) -> None:
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"folder:{self.folder} is not a folder")
+        check_name(self.name)
 
     @property
     def name(self) -> str:
@@ -52,7 +55,7 @@ class FolderDevice:
     def fingerprint(self) -> dict[str, str]:
         """What is known of a machine that nobody can ask."""
         method = {"method": "by hand, median", "reference": reference_digest()}
-        return {"name": self.name, "runtime": "by hand", **self.form.words(), **method, "label": "measured"}
+        return {"name": self.name, "runtime": "by hand", **self.form.words(), **method, "label": "measured elsewhere"}
 
     def measure(
         self,
@@ -68,17 +71,24 @@ class FolderDevice:
         if len(files) < len(jobs) or not jobs:
             raise InputError("jobs to measure need a name each, and its own")
         self._write(jobs, files)
-        times_ms = self._times()
-        missing = [name for name, file in files.items() if not times_ms[file]]
-        if missing or not times_ms[REFERENCE]:
-            models = f"{len(missing)} models have no times yet (first: {missing[0]})" if missing else ""
+        series, times_ms, errors = self._series(), self._times(), self._errors(files)
+        run = {name: file for name, file in files.items() if name not in errors}
+        missing = [name for name, file in run.items() if file not in series and len(times_ms[file]) < LEAST]
+        reference = [ms for one in series.values() for ms in one.reference_ms] or times_ms[REFERENCE]
+        if missing or len(reference) < LEAST:
+            first = f" (first: {missing[0]})" if missing else ""
+            models = f"{len(missing)} models have" if missing else "the reference has"
             raise FaultError(
-                f"{self.folder}: {models or 'the reference has none'}; {NOTE} there says how to measure them, then "
-                "give the same command again"
+                f"{self.folder}: {models} no times yet, or fewer than {LEAST}{first}; {NOTE} there says how to measure "
+                "them, then give the same command again"
             )
-        reference_ms = statistics.median(times_ms[REFERENCE])
-        timings = {name: _timing(name, times_ms[file], reference_ms) for name, file in files.items()}
-        return Measurements(timings, reference_ms, 0.0, settled=True, samples=tuple(self._samples(files)))
+        reference_ms = statistics.median(reference)
+        timings = {name: _timing(name, times_ms[file], reference_ms) for name, file in run.items() if times_ms[file]}
+        for name, file in run.items():
+            if file in series:
+                figures: dict[str, Any] = series[file].timing(reference_ms)
+                timings[name] = Timing(name, **figures)
+        return Measurements(timings, reference_ms, 0.0, True, tuple(self._samples(files)), errors)
 
     def _write(self, jobs: Sequence[Job], files: Mapping[str, str]) -> None:
         """Put models, manifest and the measuring program where they are to be taken from."""
@@ -95,13 +105,23 @@ class FolderDevice:
         for program in runtime.program:
             shutil.copyfile(program, self.folder / program.name)
 
-    def _times(self) -> defaultdict[str, list[float]]:
-        """All times in the folder, by file, in ms."""
-        times: defaultdict[str, list[float]] = defaultdict(list)
-        for line in timer.read_samples(self.folder / "samples.jsonl"):
+    def _series(self) -> dict[str, timer.Series]:
+        """What our own program measured, by file: each visit beside the reference."""
+        found: defaultdict[str, timer.Series] = defaultdict(timer.Series)
+        for line in timer.read_samples(self.folder / SAMPLES):
             if "runs_ms" in line:
-                times[line["model"]].append(min(line["runs_ms"]))
-                times[REFERENCE].append(min(line["reference_runs_ms"]))
+                found[line["model"]].add(line)
+        return {file: series for file, series in found.items() if len(series.ratios) >= LEAST}
+
+    def _errors(self, files: Mapping[str, str]) -> dict[str, str]:
+        """The models that our own program could not run there, with the reasons."""
+        result = self.folder / "result.json"
+        said = json.loads(result.read_text())["errors"] if result.is_file() else {}
+        return {name: said[file] for name, file in files.items() if file in said}
+
+    def _times(self) -> defaultdict[str, list[float]]:
+        """Times measured by other means, by file, in ms."""
+        times: defaultdict[str, list[float]] = defaultdict(list)
         for file, ms in self._results():
             times[file].append(ms)
         for exported in self.folder.glob("*.json"):
@@ -128,7 +148,7 @@ class FolderDevice:
     def _samples(self, files: Mapping[str, str]) -> Iterator[Sample]:
         """The samples that the measuring program took, if it was it."""
         names = {file: name for name, file in files.items()}
-        for line in timer.read_samples(self.folder / "samples.jsonl"):
+        for line in timer.read_samples(self.folder / SAMPLES):
             if line["model"] in names and "runs_ms" in line:
                 yield Sample.of_line(names[line["model"]], line)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,15 @@ class Form:
     def words(self) -> dict[str, str]:
         """As a fingerprint says it."""
         return {"batch": str(self.batch), "precision": self.precision}
+
+
+TIMED = ("measured", "measured elsewhere")  # labels of devices whose times are latencies
+
+
+def check_name(name: str) -> None:
+    """InputError unless `name` can be a device's: it stands in `--limit NAME=20ms`, a statistic after a dot."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        raise InputError(f"name is {name!r}; letters, digits, - and _ make a name for --limit")
 
 
 @dataclass(frozen=True)
@@ -86,7 +96,14 @@ class Sample:
 
     @classmethod
     def of_line(cls, name: str, line: Mapping[str, Any]) -> Sample:
-        """A line that a measuring program wrote as a sample of the job `name`."""
+        """A line that a measuring program wrote as a sample of the job `name`.
+
+        Load without a pause is a sample named `NAME under load`: the median of each second, without a reference.
+        """
+        if "load_ms" in line:
+            name, load_ms = f"{name} under load", line["load_ms"]
+            line = {"runs_ms": load_ms, "wall_ms": load_ms, "reference_runs_ms": [], **line}
+            line = {key: value for key, value in line.items() if key not in ("load_ms", "load_s")}
         fields: dict[str, Any] = {key: value for key, value in line.items() if key != "model"}
         fields |= {key: tuple(value) for key, value in fields.items() if isinstance(value, list)}
         return cls(name=name, **fields)
@@ -116,7 +133,7 @@ class Measurements:
         if self.errors:
             name, reason = next(iter(self.errors.items()))
             others = f" (and {len(self.errors) - 1} other jobs)" if len(self.errors) > 1 else ""
-            raise FaultError(f"{device} cannot run {name}: {reason}{others}")
+            raise FaultError(f"{device} cannot run {name}{others}: {reason}; leave such layers out of the space")
         return self
 
 

@@ -57,7 +57,7 @@ class LocalHost:
             raise FaultError(f"the measuring program failed: {last_words(said.read_text(errors='replace'), status)}")
 
     def _command(self, program: Sequence[Path]) -> list[str]:
-        return [self.python or sys.executable, "-P", str(program[0])]  # -P: our folder shadows no import of it
+        return [self.python, str(program[0])] if self.python else [sys.executable, "-P", str(program[0])]
 
 
 def _environment() -> dict[str, str]:

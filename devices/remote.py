@@ -7,6 +7,7 @@ Android has.
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import secrets
 import tarfile
@@ -19,6 +20,7 @@ from typing import Any, Protocol
 
 from ..errors import FaultError
 from ..files import write_bytes
+from . import timer
 from .local import last_words
 
 PLAN, SAMPLES, RESULT = "plan.json", "samples.jsonl", "result.json"
@@ -26,6 +28,7 @@ PLACE = "remote-folder.txt"  # in the local folder: the name of the folder there
 NOT_FOUND = 127  # a shell's answer to the name of a program that it does not know
 FETCH_S = 2.0  # how often samples come over
 PAUSE_S = 1.0  # between attempts to reach a machine
+ATTEMPTS = 50  # that end without a new sample, before a connection made is no progress any more
 
 
 class DroppedError(Exception):
@@ -66,27 +69,40 @@ class Remote:
         """What a measuring program says of the machine."""
         try:
             with self.connect() as wire, _folder(wire, f"{self.root}/{secrets.token_hex(8)}") as there:
-                _send(wire, program, there)
-                said = "".join(wire.execute([*self.start, f"{there}/{program[0].name}", json.dumps(options)]))
-                _remove(wire, there)
+                try:
+                    _send(wire, program, there)
+                    said = "".join(wire.execute([*self.start, f"{there}/{program[0].name}", json.dumps(options)]))
+                finally:
+                    with suppress(DroppedError, FailedError):
+                        _remove(wire, there)
         except DroppedError as error:
             raise FaultError(f"cannot be reached: {error}") from error
-        described: dict[str, str] = json.loads(said)
+        try:
+            described: dict[str, str] = json.loads(said)
+        except ValueError:
+            raise FaultError(
+                f"the machine says {said.splitlines()[0]!r} by itself: its shell's start files (~/.bashrc) must print "
+                "nothing where no one is logged in"
+            ) from None
         return described
 
     def work(self, program: Sequence[Path], folder: Path, listen: Callable[[str], None]) -> None:
         """Run a measuring program there on a copy of `folder`, as `Host.work` says."""
         there, last_s, had = f"{self.root}/{_place(folder)}", time.monotonic(), -1
-        while True:
+        timer.read_samples(folder / SAMPLES)  # cuts off a line that is not whole
+        for attempt in itertools.count(1):
+            connected = False
             try:
                 with self.connect() as wire, _folder(wire, there):
+                    connected = True
                     self._attempt(wire, there, program, folder, listen)
                     with suppress(DroppedError):
                         _remove(wire, there)
                 return
             except DroppedError as error:
                 have = _size(folder / SAMPLES)
-                last_s, had = (time.monotonic(), have) if have > had else (last_s, had)
+                if have > had or (connected and attempt < ATTEMPTS):
+                    last_s, had = time.monotonic(), have
                 if time.monotonic() - last_s > self.patience_s:
                     kept = "what came over is kept: repeat the command with --resume"
                     raise FaultError(f"cannot be reached: {error}; {kept}") from error
@@ -124,11 +140,11 @@ def _missing(wire: Wire, there: str, program: Sequence[Path], folder: Path) -> l
 
 
 def _fetch_samples(wire: Wire, there: str, folder: Path) -> None:
-    """Append to the samples here what is new there. A line cut short is completed the next time."""
+    """Append to the samples here the whole lines that are new there: what is cut short is cut off there, too."""
     have = _size(folder / SAMPLES)
-    new = "".join(wire.execute(["tail", "-c", f"+{have + 1}", f"{there}/{SAMPLES}"]))
+    new = "".join(wire.execute(["tail", "-c", f"+{have + 1}", f"{there}/{SAMPLES}"])).encode()
     with (folder / SAMPLES).open("ab") as file:
-        file.write(new.encode())
+        file.write(new[: new.rfind(b"\n") + 1])
 
 
 def _size(path: Path) -> int:
@@ -157,8 +173,9 @@ def _folder(wire: Wire, there: str) -> Iterator[str]:
 
 def _sizes(wire: Wire, there: str) -> dict[str, int]:
     """The plain files in a folder there, with their sizes."""
+    # nine columns; eight where the date is one of digits
     rows = [line.split() for line in wire.execute(["ls", "-ln", there])]
-    return {row[-1]: int(row[4]) for row in rows if len(row) >= 9 and row[0].startswith("-")}
+    return {row[-1]: int(row[4]) for row in rows if len(row) >= 8 and row[0].startswith("-")}
 
 
 def _send(wire: Wire, paths: Iterable[Path], there: str) -> None:
@@ -170,7 +187,13 @@ def _send(wire: Wire, paths: Iterable[Path], there: str) -> None:
             entry.size, entry.mode, entry.mtime = path.stat().st_size, 0o600, int(time.time())
             with path.open("rb") as file:
                 archive.addfile(entry, file)
-    _run(wire, ["tar", "-x", "-o", "-f", "-", "-C", there], packed.getvalue())
+    try:
+        _run(wire, ["tar", "-x", "-o", "-f", "-", "-C", there], packed.getvalue())
+    except FailedError as error:
+        if error.status == NOT_FOUND:
+            raise
+        why = error.said.strip().partition("\n")[0] or f"exit status {error.status}"
+        raise FaultError(f"models could not be written to {there}: {why}; is there room?") from error
 
 
 def _remove(wire: Wire, there: str) -> None:

@@ -13,6 +13,14 @@ from .device import Form
 HERE = Path(__file__).resolve().parent
 
 
+def check_cores(cores: str) -> None:
+    """InputError unless `cores` is written as cores are."""
+    try:
+        timer.core_numbers(cores)
+    except ValueError:
+        raise InputError(f"cores is {cores!r}; it is written as 0-3, and in a device's file also as 4,6") from None
+
+
 @dataclass(frozen=True)
 class OnnxRuntime:
     """ONNX Runtime on a CPU.
@@ -33,10 +41,7 @@ class OnnxRuntime:
             raise unknown_name("optimization", self.optimization, onnx_timer.OPTIMIZATIONS)
         if self.threads <= 0:
             raise InputError(f"threads is {self.threads}; it must be positive")
-        try:
-            timer.core_numbers(self.cores)
-        except ValueError:
-            raise InputError(f"cores is {self.cores!r}; it is written as 0-3 or 4,6") from None
+        check_cores(self.cores)
         self.form  # noqa: B018 - checks batch and precision
 
     @property
@@ -50,6 +55,10 @@ class OnnxRuntime:
     @property
     def label(self) -> str:
         return "measured"
+
+    @property
+    def clock(self) -> str:
+        return "thread time" if self.threads == 1 else "wall clock"
 
     def options(self) -> dict[str, Any]:
         return {"threads": self.threads, "optimization": self.optimization}
@@ -77,6 +86,7 @@ class TensorRT:
         for setting in ("builds", "workspace_mb"):
             if (value := getattr(self, setting)) <= 0:
                 raise InputError(f"{setting} is {value}; it must be positive")
+        check_cores(self.cores)
         self.form  # noqa: B018 - checks batch and precision
 
     @property
@@ -90,6 +100,10 @@ class TensorRT:
     @property
     def label(self) -> str:
         return "compiled" if self.compile_only else "measured"
+
+    @property
+    def clock(self) -> str:
+        return "none" if self.compile_only else "CUDA events"
 
     def options(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("flavour", "compile_only", "builds", "workspace_mb")}

@@ -53,10 +53,10 @@ class SshHost:
         self._remote().work(program, folder, listen)
 
     def _remote(self) -> Remote:
-        return Remote(self._connect, self.python, self.folder, self.patience_s)
+        return Remote(self.connect, self.python, self.folder, self.patience_s)
 
     @contextmanager
-    def _connect(self) -> Iterator[Wire]:
+    def connect(self) -> Iterator[Wire]:
         """A connection for as long as the block lasts; DroppedError where the machine can't be reached."""
         paramiko = _library()
         client = paramiko.SSHClient()
@@ -80,13 +80,16 @@ class SshHost:
                 f"the key of {to['hostname']} is not the one in {self.known_hosts} (it is {error.key.fingerprint}): "
                 f"another machine answers, or its key was changed; see which before you edit that file"
             ) from error
-        except paramiko.AuthenticationException as error:
-            raise FaultError(
-                f"{to['hostname']} did not let {to['username'] or 'us'} in: {error}; see user and key"
-            ) from error
-        except paramiko.SSHException as error:
+        except EOFError as error:
+            raise DroppedError(f"{to['hostname']}: the connection broke while keys were exchanged") from error
+        except paramiko.SSHException as error:  # a refused login among them
+            transport = client.get_transport()
             if "not found in known_hosts" not in str(error):
-                raise DroppedError(f"{to['hostname']}: {error}") from error
+                if transport is None or not transport.is_active() or "timeout" in str(error):
+                    raise DroppedError(f"{to['hostname']}: {error}") from error
+                raise FaultError(
+                    f"{to['hostname']} did not let {to['username'] or 'us'} in: {error}; see user and key"
+                ) from error
             look = f"ssh-keyscan -p {to['port']} {to['hostname']}"
             raise FaultError(
                 f"the key of {to['hostname']} is not in {self.known_hosts}: compare what `{look}` prints with the "
@@ -102,12 +105,15 @@ class SshHost:
         said: dict[str, Any] = (
             dict(_library().SSHConfig.from_path(str(config)).lookup(self.address)) if config.is_file() else {}
         )
-        keys = [str(Path(self.key).expanduser())] if self.key else said.get("identityfile")
+        key = Path(self.key).expanduser()
+        if self.key and not key.is_file():
+            raise FaultError(f"there is no key {key}: see key, or make one with ssh-keygen")
+        keys = [str(key)] if self.key else [name for name in said.get("identityfile", ()) if Path(name).is_file()]
         return {
             "hostname": said.get("hostname", self.address),
             "port": self.port or int(said.get("port", 22)),
             "username": self.user or said.get("user"),
-            "key_filename": keys,
+            "key_filename": keys or None,
             "allow_agent": not self.key,
             "look_for_keys": not self.key,
         }
@@ -136,7 +142,7 @@ class SshWire:
             status = channel.recv_exit_status()
         except (paramiko.SSHException, EOFError, OSError) as error:
             raise DroppedError(str(error) or "the connection broke") from error
-        if status == -1 and not transport.is_active():
+        if status == -1 and (transport.saved_exception is not None or not transport.is_active()):
             raise DroppedError("the connection broke")
         if status != 0:
             raise FailedError(words, status, said)

@@ -49,7 +49,7 @@ def bindings(flavour: str) -> Any:
 
 
 def describe(options: dict[str, Any]) -> dict[str, str]:
-    """The compiler, and the GPU with its driver where there is one."""
+    """The compiler, and the GPU with torch's CUDA where there is one."""
     compiler = f"{options['flavour']} {bindings(options['flavour']).__version__}"
     found = {"runtime": compiler, "system": f"{platform.system()} {platform.machine()}", "os": platform.release()}
     if options["compile_only"]:
@@ -64,7 +64,7 @@ def describe(options: dict[str, Any]) -> dict[str, str]:
 def compile_model(path: Path, options: dict[str, Any], build: int) -> bytes:
     """An engine for a model; RuntimeError with the compiler's words where it rejects it."""
     trt = bindings(options["flavour"])
-    engine_file, cache_file = path.with_suffix(f".{build}.engine"), path.with_name("timing.cache")
+    engine_file, cache_file = path.with_suffix(f".{build}.engine"), path.with_name(f"timing-{build}.cache")
     if engine_file.exists():
         return engine_file.read_bytes()
     logger = _logger(trt)
@@ -160,6 +160,8 @@ def compile_all(plan: Plan, open_model: Callable[[str], Run], log: Log) -> dict[
     for number, model in enumerate(plan.models, 1):
         try:
             open_model(model)
+        except (OSError, ImportError, MemoryError):  # of the machine, not of the model
+            raise
         except Exception as error:  # as from any compiler
             errors[model] = timer.first_line(error)
         done = {"settled": number, "total": len(plan.models), "rounds": 1, "fraction": number / len(plan.models)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +15,7 @@ from typing import Any, Protocol
 from ..errors import FaultError, InputError
 from ..files import digest, write_bytes
 from . import timer
-from .device import Form, Job, Measurements, Progress, Sample, Timing
+from .device import Form, Job, Measurements, Progress, Sample, Timing, check_name
 from .local import LocalHost
 from .reference import reference_digest, reference_model
 from .remote import PLAN, RESULT, SAMPLES
@@ -67,6 +66,10 @@ class Runtime(Protocol):
     def label(self) -> str:
         """What is done with networks there: measured, or compiled."""
 
+    @property
+    def clock(self) -> str:
+        """What times a run."""
+
     def options(self) -> dict[str, Any]:
         """What the program opens networks with; all of it counts in the fingerprint."""
 
@@ -99,8 +102,7 @@ class TimedDevice:
     emulated: bool = False
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9_-]+", self.name):
-            raise InputError(f"name is {self.name!r}; letters, digits, - and _ make a name for --limit")
+        check_name(self.name)
 
     @property
     def form(self) -> Form:
@@ -115,13 +117,14 @@ class TimedDevice:
             raise FaultError(f"{self.name}: {error}") from error
         options = {name: str(value) for name, value in self.runtime.options().items()} | self.form.words()
         options["cores"] = self.runtime.cores or "any"
-        method = {"method": timer.METHOD, "reference": reference_digest()}
+        method = {"method": f"{self.runtime.clock}, {timer.METHOD}", "reference": reference_digest()}
+        emulated = self.emulated or foreign(machine)
         return {
             "name": self.name,
             **machine,
             **options,
             **method,
-            "label": "emulated" if self.emulated else self.runtime.label,
+            "label": "emulated" if emulated else self.runtime.label,
         }
 
     def measure(
@@ -166,7 +169,7 @@ class TimedDevice:
         errors = {names[model]: reason for model, reason in result["errors"].items()}
         timings = {names[m]: Timing(names[m], **timing) for m, timing in result["timings"].items()}
         lines = timer.read_samples(folder / SAMPLES)
-        taken = [line for line in lines if line["model"] in names and "runs_ms" in line]
+        taken = [line for line in lines if line["model"] in names]
         samples = tuple(Sample.of_line(names[line["model"]], line) for line in taken)
         return Measurements(
             timings,
@@ -179,9 +182,20 @@ class TimedDevice:
         )
 
 
+def foreign(machine: Mapping[str, str]) -> bool:
+    """Whether a system of one kind of processor runs on another kind: then something emulates it."""
+    arm, cpu = "aarch64" in machine.get("system", ""), machine.get("cpu", "")
+    return arm and ("Intel" in cpu or "AMD" in cpu)
+
+
 def listener(progress: Callable[[Progress], None] | None) -> Callable[[str], None]:
     """What hears the lines of a measuring program and tells `progress`."""
-    return lambda line: None if progress is None else progress(Progress(**json.loads(line)))
+
+    def hear(line: str) -> None:
+        if progress is not None and line.startswith("{"):  # a runtime may have something to say, too
+            progress(Progress(**json.loads(line)))
+
+    return hear
 
 
 def model_file(job: Job) -> str:

@@ -45,7 +45,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-METHOD = "thread time, fastest of 5 / fastest of 3 + 3, median"  # another one gives other figures
+METHOD = "fastest of 5 / fastest of 3 + 3, median"  # another one gives other figures
 RUNS = 5
 REFERENCE_RUNS = 3  # before, and as many after
 RUN_MS = 0.1  # a run repeats a tiny model for this long, so that the clock and the call don't count
@@ -78,6 +78,8 @@ class Series:
     runs_ms: list[float] = field(default_factory=list)
     wall_ratios: list[float] = field(default_factory=list)
     load_ms: list[float] = field(default_factory=list)
+    load_s: float = 0.0
+    reference_ms: list[float] = field(default_factory=list)
     started: float = 0.0  # seconds on the clock of the samples
 
     def add(self, sample: dict[str, Any]) -> None:
@@ -87,6 +89,7 @@ class Series:
         reference_ms = min(sample["reference_runs_ms"])
         self.ratios.append(min(sample["runs_ms"]) / reference_ms)
         self.runs_ms += sample["runs_ms"]
+        self.reference_ms += sample["reference_runs_ms"]
         self.wall_ratios += [ms / reference_ms for ms in sample["wall_ms"]]
 
     def timing(self, reference_ms: float) -> dict[str, float | None]:
@@ -234,7 +237,8 @@ class Log:
 
     def _count(self, sample: dict[str, Any]) -> None:
         if "load_ms" in sample:
-            self.series[sample["model"]].load_ms = sample["load_ms"]
+            series = self.series[sample["model"]]
+            series.load_ms, (series.load_s,) = sample["load_ms"], sample["load_s"]
         else:
             self.series[sample["model"]].add(sample)
             self.reference_runs_ms += sample["reference_runs_ms"]
@@ -279,14 +283,18 @@ def measure(plan: Plan, open_model: Callable[[str], Run], log: Log) -> dict[str,
         for model in order:
             try:
                 sample = take_sample(open_model(model), reference)
+            except (OSError, ImportError, MemoryError):  # of the machine, not of the model
+                raise
             except Exception as error:  # each runtime raises classes of its own
+                if log.series[model].ratios:  # it ran before
+                    sys.exit(f"{model} failed in round {log.rounds}, after it had run: {first_line(error)}")
                 errors[model] = first_line(error)
             else:
                 log.append(model, **sample)
         print(json.dumps(progress(plan, log)), flush=True)
     for model, seconds in plan.sustained.items():
-        if model not in errors and not log.series[model].load_ms:
-            log.append(model, load_ms=load(open_model(model), seconds))
+        if model not in errors and log.series[model].load_s < seconds:
+            log.append(model, load_ms=load(open_model(model), seconds), load_s=[seconds])
     return errors
 
 
@@ -321,6 +329,15 @@ def result(plan: Plan, log: Log, errors: dict[str, str]) -> dict[str, Any]:
     }
 
 
+def pin(cores: str) -> None:
+    """Keep this process to some cores; exit with the cores that there are where that can't be."""
+    try:
+        os.sched_setaffinity(0, core_numbers(cores))
+    except (AttributeError, OSError, ValueError):
+        there = ",".join(map(str, sorted(os.sched_getaffinity(0)))) if hasattr(os, "sched_getaffinity") else "unknown"
+        sys.exit(f"cannot pin to cores {cores}: cores that can be pinned to there: {there}")
+
+
 def version_of(package: str) -> str | None:
     try:
         return metadata.version(package)
@@ -352,7 +369,7 @@ def main(
     folder = Path(arguments[0])
     plan = Plan(**json.loads((folder / "plan.json").read_text()))
     if plan.cores:
-        os.sched_setaffinity(0, core_numbers(plan.cores))
+        pin(plan.cores)
     log = Log(folder / "samples.jsonl")
     gc.disable()  # a collection in the middle of a run would count as the model's time
     try:

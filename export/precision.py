@@ -48,7 +48,9 @@ def to_int8(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
-    logging.getLogger("root").setLevel(logging.ERROR)
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)  # it advises preprocessing, once per network
     with tempfile.TemporaryDirectory(prefix="hwnas-") as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         target = Path(folder) / "int8.onnx"
@@ -64,4 +66,6 @@ def to_int8(model: onnx.ModelProto) -> onnx.ModelProto:
             )
         except Exception as error:  # of many classes
             raise FaultError(f"ONNX Runtime could not quantize the network: {error}") from error
+        finally:
+            root.setLevel(level)
         return onnx.load(str(target))

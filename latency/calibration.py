@@ -73,12 +73,14 @@ class Calibration:
             size_ms=(layers * factor, elements * factor, weights * factor),
             offset_ms=self.offset_ms * factor,
             margin=self.margin + margin,
-            networks=(),
+            networks=tuple(replace(n, measured_ms=n.measured_ms * factor) for n in self.networks),
         )
 
     def rescaled(self, factor: float, margin: float) -> Calibration:
         """The same where all layers have become `factor` times as long."""
-        return replace(self.times(factor, margin), scale=self.scale, overhead_ms=self.overhead_ms * factor)
+        after = self.times(factor, margin)
+        networks = tuple(replace(n, sum_ms=n.sum_ms * factor) for n in after.networks)
+        return replace(after, scale=self.scale, overhead_ms=self.overhead_ms * factor, networks=networks)
 
 
 def fit(networks: Sequence[Network], overhead_ms: float) -> Calibration:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+import statistics
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from ..devices import Device, Job
+from ..devices import Device, Job, Measurements
 from ..errors import InputError
 from ..export.onnx_model import layers_to_onnx
 from ..progress import Progress, silent
@@ -21,6 +23,7 @@ from .transfer import Floats, Prior, choose, prior, transfer
 
 POOL = 2000
 KIND = 0.15  # deviation of a kind of layer on a new device, beyond what earlier ones differed by
+STEPS = 4  # of Gauss-Newton; the first two do nearly all
 LEAST_MS = 1e-6  # of a layer that measuring could not tell from nothing
 
 
@@ -41,30 +44,78 @@ def onboard(
     """
     for table in earlier:
         table.check_space(space)
+        table.check_timed()
+    if not earlier:
+        raise InputError("earlier tables are needed to know a new device from a few networks: give --from")
+    fingerprint = device.fingerprint()
+    if fingerprint["label"] == "compiled":
+        raise InputError(f"{device.name} only compiles, so no network tells its times: leave out --from")
+    rejected = {layer: f"{table.name} can't: {why}" for table in earlier for layer, why in table.rejected.items()}
     timed = [layer for layer in space.layers() if all(table.entries[layer].rounds for table in earlier)]
-    if not earlier or not timed:
-        raise InputError("earlier tables with measured layers are needed to know a new device from a few networks")
     layers = layer_prior(timed, earlier)
-    pool = sorted({space.canonical(space.sample(random.Random(f"{seed}/{i}"))) for i in range(POOL)})
-    known = network_prior(layers, counts(space, timed, pool))
-    archs = [pool[i] for i in choose(known, networks, range(len(pool)))]
+    pool = drawn(space, rejected, seed)
+    count = counts(space, timed, pool)
+    archs = [pool[i] for i in choose(network_prior(layers, count), networks, range(len(pool)))]
     progress(0, 1, f"exporting the layers of {len(archs)} networks to ONNX")
-    models = layers_to_onnx(space, space.layers(), device.form.batch)
+    models = layers_to_onnx(space, [layer for layer in space.layers() if layer not in rejected], device.form.batch)
     jobs = [Job(EMPTY, empty_model().SerializeToString()), *network_jobs(space, models, archs, device.form)]
     found = device.measure(jobs, device_progress(progress), samples).complete(device.name)
-    check_noise(device.name, found)
+    if fingerprint["label"] != "emulated":
+        check_noise(device.name, found)
+    table = told(fingerprint, space, layers, timed, count[[pool.index(arch) for arch in archs]], archs, found)
+    names = tuple(table.name for table in earlier)
+    return Profiled(replace(table, rejected=rejected, told_by=names), found)
+
+
+def drawn(space: SearchSpace, rejected: Collection[Layer], seed: int) -> list[Arch]:
+    """Random networks, those among them that have no rejected layer."""
+    archs = {space.canonical(space.sample(random.Random(f"{seed}/{i}"))) for i in range(POOL)}
+    free = sorted(arch for arch in archs if not any(node.layer in rejected for node in space.graph(arch)))
+    if not free:
+        raise InputError(f"of {POOL} random networks each has a layer that an earlier device rejects: leave out --from")
+    return free
+
+
+def told(
+    fingerprint: Mapping[str, str],
+    space: SearchSpace,
+    layers: Prior,
+    timed: Sequence[Layer],
+    count: Floats,
+    archs: Sequence[Arch],
+    found: Measurements,
+) -> LatencyTable:
+    """The table that measured networks `archs`, with `count` (networks, layers) of the timed layers, tell."""
     unit, overhead_ms = found.reference_ms, found.timings[EMPTY].ratio * found.reference_ms
-    measured_ms = np.array([found.timings[network_name(arch)].ratio * unit for arch in archs])
-    told = transfer(known, [pool.index(arch) for arch in archs], np.maximum(measured_ms - overhead_ms, LEAST_MS))
-    ms = np.exp(layers.mean + told.weights @ layers.factors)
+    timings = [found.timings[network_name(arch)] for arch in archs]
+    measured_ms = np.array([timing.ratio * unit for timing in timings])
+    weights, margin = fit_layers(layers, count, np.maximum(measured_ms - overhead_ms, LEAST_MS))
+    ms = np.exp(layers.mean + weights @ layers.factors) + overhead_ms
     entries = {layer: Entry(0, 0, 0, 0) for layer in space.layers()} | {
-        layer: Entry(value + overhead_ms, value + overhead_ms, value + overhead_ms, 1)
-        for layer, value in zip(timed, ms.tolist(), strict=True)
+        layer: Entry(value, value, value, 1) for layer, value in zip(timed, ms.tolist(), strict=True)
     }
-    raw = LatencyTable(device.fingerprint(), space, entries, Calibration(overhead_ms=overhead_ms), unit)
-    rows = tuple(raw.network(arch, ms) for arch, ms in zip(archs, measured_ms.tolist(), strict=True))
-    calibration = Calibration(1.0, overhead_ms, float(told.margin.mean()), overhead_ms, rows)
-    return Profiled(LatencyTable(raw.device, space, entries, calibration, unit), found)
+    raw = LatencyTable(fingerprint, space, entries, Calibration(overhead_ms=overhead_ms), unit)
+    rows = tuple(raw.network(arch, value) for arch, value in zip(archs, measured_ms.tolist(), strict=True))
+    calibration = Calibration(1.0, overhead_ms, margin, overhead_ms, rows)
+    tails = [timing.p95 / timing.ratio for timing in timings]
+    p95 = calibration.times(statistics.median(tails), (max(tails) - min(tails)) / 2)
+    return replace(raw, calibration=calibration, felt={"p95": p95})
+
+
+def fit_layers(layers: Prior, count: Floats, measured_ms: Floats) -> tuple[Floats, float]:
+    """Weights of the layers' factors that explain networks (n,), and the margin of a network's sum.
+
+    What a network takes is linear in the factors only nearby: so it is made linear again where the last fit lies
+    (Gauss-Newton). The margin is the model's, widened by what the sums themselves miss of the measured networks.
+    """
+    weights = np.zeros(len(layers.factors))
+    for _ in range(STEPS):
+        known = network_prior(layers, count, weights)
+        fitted = transfer(known, range(len(count)), measured_ms)
+        weights = fitted.weights
+    sums = count @ np.exp(layers.mean + weights @ layers.factors)
+    missed = float(np.sqrt(np.mean((sums / measured_ms - 1) ** 2)))
+    return weights, float(np.hypot(fitted.margin.mean(), missed))
 
 
 def layer_prior(layers: Sequence[Layer], earlier: Sequence[LatencyTable]) -> Prior:
@@ -85,11 +136,13 @@ def _kinds(layer: Layer) -> set[str]:
     return {layer.op, *(f"{layer.op} {name}={value}" for name, value in layer.params)}
 
 
-def network_prior(layers: Prior, count: Floats) -> Prior:
-    """The prior of networks that have `count` (networks, layers) of each layer, to first order in the factors."""
-    parts = count * np.exp(layers.mean)
+def network_prior(layers: Prior, count: Floats, near: Floats | None = None) -> Prior:
+    """The prior of networks with `count` (networks, layers) of each layer, to first order around weights `near`."""
+    near = np.zeros(len(layers.factors)) if near is None else near
+    parts = count * np.exp(layers.mean + near @ layers.factors)
     whole = parts.sum(axis=1)
-    return Prior(np.log(whole), layers.factors @ (parts / whole[:, None]).T, layers.noise)
+    factors = layers.factors @ (parts / whole[:, None]).T  # (k, networks)
+    return Prior(np.log(whole) - near @ factors, factors, layers.noise)
 
 
 def counts(space: SearchSpace, layers: Sequence[Layer], archs: Sequence[Arch]) -> Floats:

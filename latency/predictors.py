@@ -15,7 +15,6 @@ from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
@@ -29,6 +28,7 @@ from ..errors import InputError
 from ..supernet.space import Arch, SearchSpace
 from .calibration import fit, sizes_of
 from .cost import layer_cost
+from .ranks import kendall_tau
 from .table import Estimates, Floats, LatencyTable, Predictor
 
 FOLDS = 5
@@ -58,17 +58,18 @@ class Learned:
 
 
 def totals(space: SearchSpace, archs: Sequence[Arch]) -> Floats:
-    """Multiply-accumulates, layers, elements read and written, and weights of each network: (n, 4)."""
+    """Multiply-accumulates, layers, elements read and written, weights, and 1 for the network itself: (n, 5)."""
 
     def row(arch: Arch) -> Floats:
         layers = [node.layer for node in space.graph(arch)]
-        return np.sum([(layer_cost(space, layer).flops, *sizes_of(space, layer)) for layer in layers], axis=0)
+        sums = np.sum([(layer_cost(space, layer).flops, *sizes_of(space, layer)) for layer in layers], axis=0)
+        return np.append(sums, 1.0)
 
     return np.array([row(arch) for arch in archs], dtype=float)
 
 
 def bags(space: SearchSpace, archs: Sequence[Arch]) -> Floats:
-    """How often each network has each layer of the space, beside the totals' logarithms: (n, layers + 4)."""
+    """How often each network has each layer of the space, beside the totals' logarithms: (n, layers + 5)."""
     index = {layer: i for i, layer in enumerate(space.layers())}
     counts = np.zeros((len(archs), len(index)))
     for row, arch in zip(counts, archs, strict=True):
@@ -86,7 +87,8 @@ def calibrated_table(table: LatencyTable, archs: Sequence[Arch], measured_ms: Fl
 def linear(table: LatencyTable, archs: Sequence[Arch], measured_ms: Floats) -> Predictor:
     """A price, not below zero, for each multiply-accumulate, layer, element and weight: least relative squares."""
     rows = partial(totals, table.space)
-    return Learned(rows, LinearRegression(positive=True).fit(rows(archs), measured_ms, 1 / measured_ms**2))
+    model = LinearRegression(positive=True, fit_intercept=False)
+    return Learned(rows, model.fit(rows(archs), measured_ms, 1 / measured_ms**2))
 
 
 def forest(table: LatencyTable, archs: Sequence[Arch], measured_ms: Floats) -> Predictor:
@@ -145,8 +147,7 @@ def compare_predictors(table: LatencyTable, archs: Sequence[Arch], measured_ms: 
     for name in PREDICTORS:
         ms = left_out(table, archs, measured_ms, name)
         error = np.abs(ms / measured_ms - 1)
-        tau = float(np.nan_to_num(stats.kendalltau(ms, measured_ms).statistic))
-        scores[name] = Score(float(error.mean()), float((error <= 0.05).mean()), tau)
+        scores[name] = Score(float(error.mean()), float((error <= 0.05).mean()), kendall_tau(ms, measured_ms))
     return scores
 
 

@@ -59,28 +59,11 @@ def profile(
     `sustained_s` three of the networks run for so many seconds without a pause at the end. FaultError where the
     machine was too noisy for a table.
     """
-    layers, form = space.layers(), device.form
+    layers = space.layers()
     progress(0, 1, f"exporting {len(layers)} layers to ONNX")
-    models = layers_to_onnx(space, layers, form.batch)
-    jobs = [Job(EMPTY, empty_model().SerializeToString())]
-    jobs += [Job(str(layer), formed(model, form)) for layer, model in models.items() if model]
-    rejected: dict[Layer, str] = {}
-    while True:
-        archs = spread(space, analytic_cost(space, "flops"), networks, seed, without=rejected)
-        loaded = {archs[i] for i in (0, len(archs) // 2, -1)} if sustained_s else set()
-        whole = [
-            replace(job, sustained_s=sustained_s if arch in loaded else 0.0)
-            for arch, job in zip(archs, network_jobs(space, models, archs, form), strict=True)
-        ]
-        found = device.measure([*jobs, *whole], device_progress(progress), samples)
-        names = {str(layer): layer for layer in layers}
-        new = {names[name]: reason for name, reason in found.errors.items() if name in names}
-        if not new:
-            break
-        rejected |= new
-        jobs = [job for job in jobs if job.name not in found.errors]
-    found.complete(device.name)
+    models = layers_to_onnx(space, layers, device.form.batch)
     fingerprint = device.fingerprint()
+    archs, rejected, found = measured(space, device, models, samples, networks, sustained_s, seed, progress)
     if fingerprint["label"] == "compiled":  # what it can't run is all that it tells
         nothing = dict.fromkeys(layers, Entry(0, 0, 0, 0))
         return Profiled(LatencyTable(fingerprint, space, nothing, Calibration(), 0.0, rejected=rejected), found)
@@ -92,6 +75,37 @@ def profile(
     }
     table = calibrated(fingerprint, space, entries, archs, found)
     return Profiled(replace(table, sustained_s=sustained_s, rejected=rejected), found)
+
+
+def measured(
+    space: SearchSpace,
+    device: Device,
+    models: Models,
+    samples: Path | None,
+    networks: int,
+    sustained_s: float,
+    seed: int,
+    progress: Progress,
+) -> tuple[list[Arch], dict[Layer, str], Measurements]:
+    """Whole networks of the space, the layers that the device rejects, and the times of all else.
+
+    A network with a rejected layer is replaced by one without, until no other layer is rejected.
+    """
+    flops, form = analytic_cost(space, "flops"), device.form
+    jobs = {str(layer): Job(str(layer), formed(model, form)) for layer, model in models.items() if model}
+    names, rejected = {str(layer): layer for layer in models}, dict[Layer, str]()
+    while True:
+        archs = spread(space, flops, networks, seed, without=rejected)
+        whole = network_jobs(space, models, archs, form)
+        for i in {0, len(whole) // 2, len(whole) - 1} if sustained_s and whole else ():
+            whole[i] = replace(whole[i], sustained_s=sustained_s)
+        run = [job for name, job in jobs.items() if names[name] not in rejected]
+        empty = Job(EMPTY, empty_model().SerializeToString())
+        found = device.measure([empty, *run, *whole], device_progress(progress), samples)
+        new = {names[name]: reason for name, reason in found.errors.items() if name in names}
+        if not new:
+            return archs, rejected, found.complete(device.name)
+        rejected |= new
 
 
 def calibrated(
@@ -125,8 +139,8 @@ def check_noise(name: str, found: Measurements) -> None:
     if typical > found.tolerance or worst.half_width > WORST * found.tolerance:
         raise FaultError(
             f"{name} was too noisy for a table: timings are known to +-{typical:.1%} only, {worst.name} to "
-            f"+-{worst.half_width:.1%}; end what else runs there, or give more time as in local:max_seconds=180, and "
-            f"repeat with --resume: every sample is kept"
+            f"+-{worst.half_width:.1%}; end what else runs there, then add --resume and more max_seconds, max_rounds "
+            "(local:max_seconds=180,max_rounds=800, or [effort] in the device's file): every sample is kept"
         )
 
 

@@ -10,7 +10,7 @@ from ..devices import Device, Job
 from ..errors import MismatchError
 from ..export.onnx_model import layers_to_onnx
 from ..progress import Progress, silent
-from .profile import device_progress, formed
+from .profile import check_noise, device_progress, formed
 from .table import LatencyTable
 
 UPDATED = ("runtime", "os")  # what may change under a table; anything else makes another device
@@ -46,10 +46,16 @@ def renew(table: LatencyTable, device: Device, progress: Progress = silent) -> t
     Where their ratios to the reference are what they were, the table holds as it is; where all changed alike, it is
     rescaled, and its intervals widened by what they did not change alike; else a MismatchError says how they differ.
     """
+    table.check_timed()
     now = device.fingerprint()
     found = changes(table.device, now)
     if not found:
         return table, 1.0
+    if table.told_by:
+        raise MismatchError(
+            f"the table is older than what runs there now ({_all(found)}), and its layers were told by "
+            f"{', '.join(table.told_by)}, not measured: run hwnas profile --from again"
+        )
     if found.keys() - set(UPDATED):
         check_device(table.device, device)
     measured = sorted((layer for layer, e in table.entries.items() if e.rounds), key=lambda la: table.entries[la].ms)
@@ -57,6 +63,7 @@ def renew(table: LatencyTable, device: Device, progress: Progress = silent) -> t
     models = layers_to_onnx(table.space, chosen, device.form.batch)
     jobs = {str(layer): Job(str(layer), formed(model, device.form)) for layer, model in models.items() if model}
     seen = device.measure(list(jobs.values()), device_progress(progress)).complete(device.name)
+    check_noise(device.name, seen)
     before_ms = {str(layer): table.entries[layer].ms for layer in chosen}
     ratios = [seen.timings[name].ratio * table.reference_ms / before_ms[name] for name in jobs]
     if all(abs(ratio - 1) <= HOLDS for ratio in ratios):
@@ -68,5 +75,4 @@ def renew(table: LatencyTable, device: Device, progress: Progress = silent) -> t
             f"the table of {table.name} no longer holds ({_all(found)}): {LAYERS} layers now take "
             f"{min(ratios):.2f} to {max(ratios):.2f} times as long: run hwnas profile again"
         )
-    factor = middle * seen.reference_ms / table.reference_ms
-    return table.times(factor, uneven, now, seen.reference_ms), factor
+    return table.times(middle, uneven, now), middle

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import heapq
 import random
 from collections.abc import Callable, Collection, Sequence
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +30,8 @@ def spread(
     """`count` architectures at equal steps of cost over the reachable range (fewer if the space has fewer).
 
     Uniform samples crowd in the middle; so the pool grows towards both ends by breeding the cheapest with one
-    another, and the dearest.
+    another, and the dearest. Architectures with a layer of `without` are bred away in the same manner: few random ones
+    may be free of them.
     """
     rng = random.Random(seed)
     pool = {space.sample(rng) for _ in range(POOL)}
@@ -36,15 +39,19 @@ def spread(
         pool |= {cost.argmin(), cost.affine(-1, 0).argmin()}
     pool = {space.canonical(arch) for arch in pool}
     prices: dict[Arch, float] = {}
+
+    @cache
+    def unwanted(arch: Arch) -> int:
+        return sum(node.layer in without for node in space.graph(arch)) if without else 0
+
     for _ in range(GENERATIONS):
         unknown = sorted(pool - prices.keys())
         prices.update(zip(unknown, np.asarray(cost(unknown)).tolist(), strict=True) if unknown else ())
-        ranked = sorted(prices, key=lambda arch: (prices[arch], arch))
-        for parents in (ranked[:ENDS], ranked[-ENDS:]):
+        cheapest = heapq.nsmallest(ENDS, prices, key=lambda arch: (unwanted(arch), prices[arch], arch))
+        dearest = heapq.nsmallest(ENDS, prices, key=lambda arch: (unwanted(arch), -prices[arch], arch))
+        for parents in (cheapest, dearest):
             pool |= {space.canonical(_child(space, parents, rng)) for _ in range(ENDS)}
-    archs = sorted(prices.keys() - set(exclude))
-    if without:
-        archs = [arch for arch in archs if not any(node.layer in without for node in space.graph(arch))]
+    archs = [arch for arch in sorted(prices.keys() - set(exclude)) if not unwanted(arch)]
     if not archs:
         raise InputError(
             f"every architecture of {space} is taken, or has a layer that the device rejects: none is left to measure"

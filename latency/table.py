@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -71,7 +72,8 @@ class LatencyTable:
     `reference_ms` is the nominal time of the device's reference network: any later measurement, a ratio to
     the reference, times this is in the table's milliseconds. `felt` holds calibrations for other statistics than
     the median: `p95`, and `sustained` (after `sustained_s` under load). `rejected` are
-    layers that can't run there, with the reason. `validation` is what `hwnas validate` found.
+    layers that can't run there, with the reason. `validation` is what `hwnas validate` found. `told_by` are the devices
+    whose tables told the layers, where networks alone were measured (`profile --from`).
     """
 
     device: Mapping[str, str]
@@ -83,6 +85,7 @@ class LatencyTable:
     sustained_s: float = 0.0
     rejected: Mapping[Layer, str] = field(default_factory=dict)
     validation: Mapping[str, Any] | None = None
+    told_by: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -100,8 +103,11 @@ class LatencyTable:
         device = {**self.device, "name": f"{self.name}.{name}"}
         return replace(self, device=device, calibration=self.felt[name], felt={})
 
-    def times(self, factor: float, margin: float, device: Mapping[str, str], reference_ms: float) -> LatencyTable:
-        """The table of the device that `device` has become: all takes `factor` as long, known to +- `margin` more."""
+    def times(self, factor: float, margin: float, device: Mapping[str, str]) -> LatencyTable:
+        """The table of the device that `device` has become: all takes `factor` as long, known to +- `margin` more.
+
+        The nominal time of the reference stays: times are ratios to it, whatever the clock says by now.
+        """
         entries = {
             layer: replace(e, ms=e.ms * factor, low=e.low * factor, high=e.high * factor)
             for layer, e in self.entries.items()
@@ -111,7 +117,6 @@ class LatencyTable:
             device=device,
             entries=entries,
             calibration=self.calibration.rescaled(factor, margin),
-            reference_ms=reference_ms,
             felt={name: calibration.rescaled(factor, margin) for name, calibration in self.felt.items()},
             validation=None,
         )
@@ -163,18 +168,28 @@ class LatencyTable:
         return float(sum(node.layer in self.rejected for node in self.space.graph(tuple(arch))))
 
     def range_ms(self, drawn: int = 500) -> tuple[float, float]:
-        """Least and largest latency in the space: exact for a sum over genes, else of `drawn` random networks."""
-        if self.cost:
+        """Least and largest latency of networks that can run: exact for a sum over genes, else of random ones."""
+        if self.cost and not self.rejected:
             return self.cost.bounds()
         rng = random.Random(0)
         ms = self.predict_many([self.space.sample(rng) for _ in range(drawn)])
-        return float(ms.min()), float(ms.max())
+        ms = ms[np.isfinite(ms)]
+        return (float(ms.min()), float(ms.max())) if len(ms) else (math.nan, math.nan)
+
+    def check_timed(self) -> None:
+        """InputError where there are no times in it."""
+        if not self.timed:
+            raise InputError(
+                f"the table of {self.name} has no times: the device only compiles, and tells what it can't run"
+            )
 
     def predict_many(self, archs: ArrayLike) -> Floats:
-        """Latencies of a batch: (n, choices) integers -> (n,) ms."""
-        if self.cost is not None:
-            return self.cost(archs)
-        return np.array([self.network_ms(arch) for arch in cast(Sequence[Arch], archs)])
+        """Latencies of a batch: (n, choices) integers -> (n,) ms; infinite where the device can't run a layer."""
+        listed = cast(Sequence[Arch], archs)
+        ms = self.cost(archs) if self.cost is not None else np.array([self.network_ms(arch) for arch in listed])
+        if self.rejected:
+            ms = np.where([self.rejections(arch) > 0 for arch in listed], np.inf, ms)
+        return ms
 
     def estimate_many(self, archs: ArrayLike) -> Estimates:
         """Latencies of a batch with their 90 % intervals."""
@@ -182,7 +197,13 @@ class LatencyTable:
         return Estimates(ms, ms * (1 - self.calibration.margin), ms * (1 + self.calibration.margin))
 
     def predict(self, arch: Sequence[int]) -> Estimate:
-        """The latency of one architecture with its 90 % interval: the sum over its layers itself."""
+        """The latency of one architecture with its 90 % interval: the sum over its layers itself.
+
+        InputError names a layer that the device can't run.
+        """
+        for node in self.space.graph(self.space.check(arch)) if self.rejected else ():
+            if node.layer in self.rejected:
+                raise InputError(f"{self.name} can't run {node.layer} of {tuple(arch)}: {self.rejected[node.layer]}")
         ms, margin = self.network_ms(self.space.check(arch)), self.calibration.margin
         return Estimate(ms, ms * (1 - margin), ms * (1 + margin))
 
@@ -214,6 +235,7 @@ class LatencyTable:
             "sustained_s": self.sustained_s,
             "rejected": [{**asdict(layer), "reason": reason} for layer, reason in self.rejected.items()],
             "validation": self.validation,
+            "told_by": list(self.told_by),
             "entries": layers,
         }
         write_json(Path(path), "table", VERSION, data)
@@ -237,6 +259,7 @@ class LatencyTable:
                 data["sustained_s"],
                 {_layer(row): row["reason"] for row in data["rejected"]},
                 data["validation"],
+                tuple(data["told_by"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path} is a damaged table ({error}): profile it again") from error

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from ..devices import Device
 from ..export.onnx_model import layers_to_onnx
 from ..progress import Progress, silent
 from ..supernet.space import Arch
 from .profile import device_progress, network_jobs, network_name
+from .ranks import kendall_tau
 from .spread import spread
 from .table import LatencyTable
 
@@ -36,12 +36,12 @@ class NetworkCheck:
     low_ms: float
     high_ms: float
     measured_ms: float
-    again_ms: float
+    again_ms: float | None
 
 
 @dataclass(frozen=True)
 class Validation:
-    """How well a table predicts. All errors are fractions; the floor is that of measuring twice.
+    """How well a table predicts. All errors are fractions; the floor is that of measuring twice (None: measured once).
 
     `predictors` has the cross-validated score on the same networks of each predictor that there is, where these are
     enough to compare.
@@ -52,8 +52,8 @@ class Validation:
     within_5: float
     within_10: float
     kendall_tau: float
-    floor_mape: float
-    floor_tau: float
+    floor_mape: float | None
+    floor_tau: float | None
     interval_coverage: float
     measurements: tuple[NetworkCheck, ...]
     seconds: float
@@ -72,52 +72,51 @@ def validate(
     """Measure `nets` networks, spread over the table's range and not used to calibrate it, twice.
 
     The second measurement starts `pause_s` after the first has ended: their difference is the repeat floor,
-    the error that no prediction can go below.
+    the error that no prediction can go below. A device that was measured elsewhere measures only once.
     """
+    table.check_timed()
     started = time.perf_counter()
     used = {network.arch for network in table.calibration.networks}
-    archs = spread(table.space, table.cost or table.predict_many, nets, seed, exclude=used)
+    archs = spread(table.space, table.cost or table.predict_many, nets, seed, exclude=used, without=table.rejected)
     progress(0, 1, f"exporting the layers of {len(archs)} networks to ONNX")
     models = layers_to_onnx(table.space, table.space.layers(), device.form.batch)
     jobs = network_jobs(table.space, models, archs, device.form)
     passes: list[Floats] = []
-    for _ in range(2):
+    for _ in range(1 if table.device["label"] == "measured elsewhere" else 2):
+        if passes:
+            wait(pause_s, progress)
         found = device.measure(jobs, device_progress(progress)).complete(device.name)
         ratios = np.array([found.timings[network_name(arch)].ratio for arch in archs])
         passes.append(ratios * table.reference_ms)
-        if len(passes) == 1:
-            wait(pause_s, progress)
-    return compare(table, archs, passes[0], passes[1], time.perf_counter() - started)
+    return compare(table, archs, passes[0], passes[1] if len(passes) > 1 else None, time.perf_counter() - started)
 
 
-def compare(table: LatencyTable, archs: Sequence[Arch], first: Floats, second: Floats, seconds: float) -> Validation:
-    """The figures of a validation from two measurements (n,) in the table's ms."""
+def compare(
+    table: LatencyTable, archs: Sequence[Arch], first: Floats, second: Floats | None, seconds: float
+) -> Validation:
+    """The figures of a validation from one measurement or two (n,) in the table's ms."""
     from .predictors import LEAST, compare_predictors  # imports scikit-learn, which a search does without
 
     promised = table.estimate_many(archs)
-    error, floor = np.abs(promised.ms / first - 1), np.abs(second / first - 1)
-    tau, floor_tau = kendall_tau(promised.ms, first), kendall_tau(second, first)
+    error, tau = np.abs(promised.ms / first - 1), kendall_tau(promised.ms, first)
+    floor_tau = None if second is None else kendall_tau(second, first)
+    again = [None] * len(archs) if second is None else second.tolist()
     within_10 = float((error <= 0.10).mean())
-    columns = zip(archs, promised.ms, promised.low, promised.high, first, second, strict=True)
+    columns = zip(*(ms.tolist() for ms in (promised.ms, promised.low, promised.high, first)), again, strict=True)
     return Validation(
         nets=len(archs),
         mape=float(error.mean()),
         within_5=float((error <= 0.05).mean()),
         within_10=within_10,
         kendall_tau=tau,
-        floor_mape=float(floor.mean()),
+        floor_mape=None if second is None else float(np.abs(second / first - 1).mean()),
         floor_tau=floor_tau,
         interval_coverage=float(((promised.low <= first) & (first <= promised.high)).mean()),
-        measurements=tuple(NetworkCheck(arch, *map(float, row)) for arch, *row in columns),
+        measurements=tuple(NetworkCheck(arch, *row) for arch, row in zip(archs, columns, strict=True)),
         seconds=seconds,
-        fit_for_use=within_10 >= FIT_WITHIN_10 and tau >= min(FIT_TAU, floor_tau),
+        fit_for_use=within_10 >= FIT_WITHIN_10 and tau >= min(FIT_TAU, FIT_TAU if floor_tau is None else floor_tau),
         predictors=compare_predictors(table, archs, first) if len(archs) >= LEAST else {},
     )
-
-
-def kendall_tau(a: Floats, b: Floats) -> float:
-    """Rank correlation of two series (n,), tau-b (https://doi.org/10.1093/biomet/33.3.239); 0 if one is constant."""
-    return float(np.nan_to_num(stats.kendalltau(a, b).statistic))
 
 
 def wait(seconds: float, progress: Progress) -> None:

@@ -12,7 +12,7 @@ from typing import IO
 import onnx
 from torch import nn
 
-from ..devices import Device, Job, Measurements, load_device
+from ..devices import TIMED, Device, Job, Measurements, load_device
 from ..errors import InputError
 from ..export import Certificate, Latency, certify, to_onnx
 from ..files import check_target, write_atomic
@@ -59,7 +59,7 @@ def export(
         timed = model if same else to_onnx(subnet, [supernet.space.input_shape(where.form.batch)], opset=opset)
         measured = measure_exported(found, formed(timed, where.form), where, progress)
         notes = [f"the latency is that of batch {where.form.batch}"] * (not same)
-        notes += ["the latency is that of the network in int8"] * (where.form.precision == "int8")
+        notes += [f"the latency is that of the network in {where.form.precision}"] * (where.form.precision != "fp32")
         measured = replace(measured, notes=(*measured.notes, *notes))
     progress(2, 3, "comparing outputs and accuracy")
     certificate = _certified(found, supernet, subnet, model, data, measured)
@@ -108,7 +108,7 @@ def measure_exported(found: Found, model: bytes, device: Device, progress: Progr
     result = device.measure([Job("network", model, sustained_s)], device_progress(progress)).complete(device.name)
     fingerprint = device.fingerprint()
     options = {name: value for name, value in fingerprint.items() if name != "name"}
-    if (label := fingerprint["label"]) != "measured":
+    if (label := fingerprint["label"]) not in TIMED:
         return Measured({}, options, (f"{device.name}: {label} there; no latency was measured",))
     timing = result.timings["network"]
     ratios = {device.name: timing.ratio, f"{device.name}.p95": timing.p95, f"{device.name}.sustained": timing.sustained}
@@ -118,7 +118,7 @@ def measure_exported(found: Found, model: bytes, device: Device, progress: Progr
             low_ms=found.intervals[name][0],
             high_ms=found.intervals[name][1],
             measured_ms=ratio * table["reference_ms"],
-            raw_ms=ratio / timing.ratio * timing.raw_ms,
+            raw_ms=timing.raw_ms if name == device.name else ratio * result.reference_ms,
             limit_ms=found.limits.get(name),
         )
         for name in names

@@ -80,6 +80,7 @@ def validate(
     loaded, factor = renew(before, where, progress)
     if changed := changes(before.device, loaded.device):
         verdict = "it holds as it was" if factor == 1 else f"all times x {factor:.3f}"
+        loaded.save(table)
         note(f"{table} renewed by a spot check ({'; '.join(changed.values())}): {verdict}")
     found = validate_table(loaded, where, nets, pause_s, progress=progress)
     figures = {name: value for name, value in asdict(found).items() if name != "measurements"}

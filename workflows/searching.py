@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -62,9 +62,9 @@ def search(
     loaded = load_tables(tables, supernet.space)
     timed = {name: table for name, table in loaded.items() if table.timed}
     by_name = timed | statistics_of(timed, [*wanted, *([pareto] if pareto else [])])
-    for name, table in timed.items():
+    for name, table in by_name.items():
         warn_of(name, table, note)
-    costs = search_costs(supernet.space, by_name, wanted, pareto)
+    costs = search_costs(supernet.space, by_name, wanted, pareto, loaded.keys() - timed.keys())
     runs = {f"{name}.rejected": rejection_cost(table) for name, table in loaded.items() if table.rejected}
     data, weights = run_data(trained, supernet.space), weights_fingerprint(supernet)
     with EvaluationStore(run / STORE) as store:
@@ -137,6 +137,12 @@ def rejection_cost(table: LatencyTable) -> Callable[[Any], Any]:
 
 def warn_of(name: str, table: LatencyTable, note: Callable[[str], None]) -> None:
     """Say so where nobody knows what a table's promise is worth, or where it is known to be worth little."""
+    if table.device["label"] == "emulated":
+        note(f"{name} is emulated: its times are no latency of any device")
+        return
+    if "." in name:
+        note(f"{name} is never tested by hwnas validate: export --device measures it")
+        return
     how = f"run hwnas validate --space SPACE --table {name}.json --device DEVICE"
     if table.validation is None:
         note(f"the table of {name} was never validated: its promise is untested; {how}")
@@ -174,7 +180,11 @@ def load_tables(paths: Sequence[Path], space: SearchSpace) -> dict[str, LatencyT
 
 
 def search_costs(
-    space: SearchSpace, tables: Mapping[str, LatencyTable], limits: Mapping[str, float], pareto: str | None
+    space: SearchSpace,
+    tables: Mapping[str, LatencyTable],
+    limits: Mapping[str, float],
+    pareto: str | None,
+    untimed: Collection[str],
 ) -> dict[str, Callable[[Any], Any]]:
     """The costs that a search has to know: of tables the upper end of the interval, as limits are held to it."""
     costs: dict[str, Callable[[Any], Any]] = {
@@ -183,6 +193,8 @@ def search_costs(
     for name in dict.fromkeys([*limits, *([pareto] if pareto else [])]):
         if name in COSTS:
             costs[name] = analytic_cost(space, name)
+        elif name in untimed:
+            raise InputError(f"{name} only compiles, it has no times to limit: its table keeps out what it can't run")
         elif name not in costs:
             known = ", ".join([*COSTS, *tables])
             raise InputError(f"there is no cost {name!r} (known here: {known}): add the device's --table")

@@ -50,7 +50,10 @@ def test_a_phone_is_measured_and_the_port_given_back(phone: dict[str, Any], jobs
 
 
 def test_what_adb_complains_of_is_said(phone: dict[str, Any], jobs: list[Job]) -> None:
-    with pytest.raises(FaultError, match=r"pixel8: error: more than one device/emulator; see what `adb devices` lists"):
+    with pytest.raises(
+        FaultError,
+        match=r"pixel8: cannot be reached: error: more than one device/emulator; see what `adb devices` lists",
+    ):
         TimedDevice("pixel8", AdbHost(**{**phone, "serial": ""})).fingerprint()
     with pytest.raises(FaultError, match=r"pixel8: there is no nowhere; run: apt-get install adb"):
         TimedDevice("pixel8", AdbHost(adb="nowhere")).measure(jobs)

@@ -60,6 +60,15 @@ def test_without_it_the_install_line_is_said() -> None:
         device.fingerprint()
 
 
+OTHERS = {  # attributes that the program reads of torch, of Python and of its own objects
+    "CUDAGraph", "Event", "Generator", "Stream", "cuda", "cuda_stream", "data_ptr", "elapsed_time", "float16",
+    "float32", "get_device_name", "graph", "int8", "is_available", "manual_seed", "randn", "record", "replay",
+    "stream", "synchronize", "__init__", "__version__", "argv", "dumps", "executable", "exists", "exit",
+    "import_module", "insert", "items", "join", "machine", "nan", "name", "parent", "path", "perf_counter_ns",
+    "randrange", "read_bytes", "release", "replace", "system", "to", "with_name", "with_suffix", "write_bytes",
+    "first_line", "holds", "last", "main", "measure", "models", "options", "seconds", "seed", "version", "ERROR",
+}  # fmt: skip
+NOT_READ = {"log", "IBuilderConfig", "ITimingCache", "ICudaEngine", "IExecutionContext"}  # defined, or never named
 API = Path(os.environ.get("HWNAS_TENSORRT_API", "nowhere"))
 
 
@@ -80,7 +89,7 @@ def test_every_name_exists_in_the_real_bindings() -> None:
             "IExecutionContext": {"set_tensor_address", "infer_shapes", "execute_async_v3"},
             "DataType": {"FLOAT", "HALF", "INT8"},
             "ILogger": {"log", "Severity"}}  # fmt: skip
-    assert set().union(*used.values()) - {"log"} <= read
+    assert read - OTHERS == (set().union(*used.values()) | used.keys()) - NOT_READ
     files = sorted(API.glob("api-*.json"))
     assert len(files) >= 2
     for file in files:
