@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from hwnas.devices import Job, Measurements
-from hwnas.errors import FaultError
-from hwnas.latency import LatencyTable, profile
+from hwnas.errors import FaultError, InputError
+from hwnas.latency import LatencyTable, analytic_cost, onboard, profile, spread, validate
 from hwnas.search import Problem, search
-from hwnas.supernet import ChainSpace
+from hwnas.supernet import ChainSpace, load_space
 from hwnas.workflows.searching import rejection_cost
 
 Simulated = Callable[..., Any]
@@ -75,6 +75,42 @@ def test_no_network_with_them_is_found(table: LatencyTable, tiny: ChainSpace) ->
     problem = Problem(tiny, accuracy, {"picky.rejected": cost}, {"picky.rejected": 0.5})
     best = search(problem, budget=60, seed=0).best
     assert table.rejections(best.arch) == 0
+
+
+def test_they_are_in_no_prediction(table: LatencyTable, tiny: ChainSpace) -> None:
+    archs = [tiny.sample(random.Random(i)) for i in range(200)]
+    bad = np.array([table.rejections(arch) > 0 for arch in archs])
+    assert list(np.isinf(table.predict_many(archs))) == list(bad)
+    low, high = table.range_ms()
+    assert 0 < low < high < np.inf
+    refused = archs[int(bad.argmax())]
+    with pytest.raises(InputError, match=r"simulated can't run .*kernel=5.*: no kernel for it"):
+        table.predict(refused)
+
+
+def test_a_table_with_them_is_validated_and_told_on(
+    table: LatencyTable, tiny: ChainSpace, simulated: Simulated
+) -> None:
+    other = simulated(name="other", node_ms=0.03)
+    checked = validate(table, Picky(simulated(), lambda job: "kernel=5" in job.name), nets=12, pause_s=0)
+    assert checked.nets >= 2  # few are left that calibrated nothing
+    assert not any(table.rejections(check.arch) for check in checked.measurements)
+    new = onboard(tiny, other, [table], networks=5).table
+    assert new.rejected.keys() == table.rejected.keys()
+    assert all("simulated can't: no kernel for it" in reason for reason in new.rejected.values())
+    assert new.told_by == ("simulated",)
+
+
+def test_networks_are_spread_where_few_random_ones_can_run() -> None:
+    space = load_space("mobilenet:size=32")
+    rejected = [layer for layer in space.layers() if dict(layer.params).get("kernel") in (5, 7)]
+    assert rejected
+    archs = spread(space, analytic_cost(space, "flops"), 10, seed=0, without=rejected)
+    assert len(archs) == 10
+    assert not any(node.layer in rejected for arch in archs for node in space.graph(arch))
+    cost = analytic_cost(space, "flops")
+    values = sorted(float(c) for c in cost(archs))
+    assert values[-1] > 3 * values[0]
 
 
 def test_a_network_that_cannot_run_for_another_reason_is_a_fault(tiny: ChainSpace, simulated: Simulated) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from hwnas.errors import MismatchError
+from hwnas.errors import FaultError, MismatchError
 from hwnas.latency import LatencyTable, profile
 from hwnas.latency.renewal import check_device, renew
 from hwnas.supernet import ChainSpace
@@ -38,17 +38,19 @@ def test_an_update_that_changes_nothing_keeps_the_table(table: LatencyTable, sim
 def test_an_update_that_makes_all_faster_alike_rescales_the_table(
     table: LatencyTable, tiny: ChainSpace, simulated: Simulated
 ) -> None:
-    """Everything takes 0.7 times as long, the reference too little: ratios alone would not tell."""
+    """Layers take 0.7 times as long and the reference 0.8: the ratio to the nominal time is what counts."""
     faster = simulated(runtime="newer", call_ms=0.035, node_ms=0.014, weight_ms=0.7e-3, reference_ms=0.4)
     renewed, factor = renew(table, faster)
     fresh = profile(tiny, faster, sustained_s=1).table
     archs = [tiny.sample(random.Random(i)) for i in range(20)]
-    assert factor == pytest.approx(0.7)
-    assert renewed.reference_ms == 0.4
-    assert renewed.predict_many(archs) == pytest.approx(fresh.predict_many(archs), rel=1e-6)
+    assert factor == pytest.approx(0.7 / 0.8)
+    assert renewed.reference_ms == table.reference_ms == 0.5
+    assert renewed.predict_many(archs) / 0.5 == pytest.approx(fresh.predict_many(archs) / 0.4, rel=1e-6)
     for statistic in ("p95", "sustained"):
-        theirs = fresh.statistic(statistic).predict_many(archs)
-        assert renewed.statistic(statistic).predict_many(archs) == pytest.approx(theirs, rel=1e-6)
+        theirs = fresh.statistic(statistic).predict_many(archs) / 0.4
+        assert renewed.statistic(statistic).predict_many(archs) / 0.5 == pytest.approx(theirs, rel=1e-6)
+    calibrated = [network.arch for network in table.calibration.networks]
+    assert [network.arch for network in renewed.calibration.networks] == calibrated
     assert renewed.calibration.margin >= table.calibration.margin
     assert renewed.validation is None
 
@@ -56,6 +58,16 @@ def test_an_update_that_makes_all_faster_alike_rescales_the_table(
 def test_an_update_that_changes_layers_differently_refuses_the_table(table: LatencyTable, simulated: Simulated) -> None:
     with pytest.raises(MismatchError, match=r"no longer holds \(runtime none -> newer\).*times as long: run"):
         renew(table, simulated(runtime="newer", node_ms=0.05))
+
+
+def test_a_table_told_by_others_is_not_checked_by_layers(table: LatencyTable, simulated: Simulated) -> None:
+    with pytest.raises(MismatchError, match="told by pixel8, not measured: run hwnas profile --from again"):
+        renew(replace(table, told_by=("pixel8",)), simulated(runtime="newer"))
+
+
+def test_a_noisy_moment_changes_no_table(table: LatencyTable, simulated: Simulated) -> None:
+    with pytest.raises(FaultError, match="too noisy"):
+        renew(table, simulated(runtime="newer", half_width=0.5))
 
 
 def test_another_device_is_never_checked(table: LatencyTable, simulated: Simulated) -> None:
