@@ -23,7 +23,7 @@ Sizes = tuple[float, float, float]  # layers, elements that they read and write,
 SCALE, TERM = 0.3, 0.1  # how far the scale is likely to be from 1, and a term from 0, as a share of a typical latency
 NOISES = (0.002, 0.003, 0.005, 0.007, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1)  # relative; the networks decide which
 NOISE = 0.01
-DRIFT = 0.007  # deviation of all ratios to the reference together from one run to the next (34 runs on a quiet host)
+DRIFT = 0.007  # deviation of all ratios to the reference together from one run to the next (38 runs on a quiet host)
 UNKNOWN = 0.3  # margin of a table that no network calibrates
 
 
