@@ -24,6 +24,17 @@ from hwnas.devices import Job
 from hwnas.devices.ssh import SshHost
 
 SSHD = shutil.which("sshd", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+ADB = """#!{python}
+import sys
+words = sys.argv[1:]
+with open({log!r}, "a") as log:
+    print(*words, file=log)
+if words[:2] != ["-s", "R58N"]:
+    sys.exit("error: more than one device/emulator")
+answers = {{"ro.product.model": "Pixel 8", "ro.build.version.release": "14", "ro.board.platform": ""}}
+if words[2:4] == ["shell", "getprop"]:
+    print(answers[words[4]])
+"""
 
 
 def convolution(channels: int, size_px: int, batch: int | str = 1) -> bytes:
@@ -177,3 +188,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         pytest.skip("needs an OpenSSH server; run: apt-get install openssh-server")
     with serving(tmp_path_factory.mktemp("sshd")) as found:
         yield found
+
+
+@pytest.fixture
+def phone(server: Server, tmp_path: Path) -> dict[str, Any]:
+    """Settings of a phone behind a stand-in for adb; the port that it forwards is the test server's."""
+    adb = tmp_path / "adb"
+    adb.write_text(ADB.format(python=sys.executable, log=str(tmp_path / "log")))
+    adb.chmod(0o700)
+    ssh = server.settings()
+    kept = {name: ssh[name] for name in ("port", "user", "key", "known_hosts", "python", "folder")}
+    return {"serial": "R58N", "adb": str(adb), **kept}

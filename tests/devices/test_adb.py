@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,29 +10,6 @@ import pytest
 from hwnas.devices import Effort, Job, TimedDevice, load_device
 from hwnas.devices.adb import AdbHost
 from hwnas.errors import FaultError
-
-STAND_IN = """#!{python}
-import sys
-words = sys.argv[1:]
-with open({log!r}, "a") as log:
-    print(*words, file=log)
-if words[:2] != ["-s", "R58N"]:
-    sys.exit("error: more than one device/emulator")
-answers = {{"ro.product.model": "Pixel 8", "ro.build.version.release": "14", "ro.board.platform": ""}}
-if words[2:4] == ["shell", "getprop"]:
-    print(answers[words[4]])
-"""
-
-
-@pytest.fixture
-def phone(server: Any, tmp_path: Path) -> dict[str, Any]:
-    """Settings of a phone behind the stand-in; the port that it forwards is the test server's."""
-    adb = tmp_path / "adb"
-    adb.write_text(STAND_IN.format(python=sys.executable, log=str(tmp_path / "log")))
-    adb.chmod(0o700)
-    ssh = server.settings()
-    kept = {name: ssh[name] for name in ("port", "user", "key", "known_hosts", "python", "folder")}
-    return {"serial": "R58N", "adb": str(adb), **kept}
 
 
 def test_a_phone_is_measured_and_the_port_given_back(phone: dict[str, Any], jobs: list[Job], tmp_path: Path) -> None:

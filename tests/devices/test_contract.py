@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 
 from hwnas.devices import Device, Effort, Form, Job, TimedDevice
+from hwnas.devices.adb import AdbHost
 from hwnas.errors import FaultError, InputError
 
 EFFORT = Effort(min_rounds=5, max_rounds=6)
 DEVICES: dict[str, Callable[[pytest.FixtureRequest], Device]] = {
     "local": lambda _: TimedDevice(effort=EFFORT),
     "ssh": lambda request: TimedDevice("there", request.getfixturevalue("server").host(), effort=EFFORT),
+    "adb": lambda request: TimedDevice("there", AdbHost(**request.getfixturevalue("phone")), effort=EFFORT),
 }
 
 
