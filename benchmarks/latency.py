@@ -4,8 +4,10 @@
 
 For `mobilenet` at each size: profile (timed, all in); measure unseen networks, stratified from the fastest to the
 slowest, twice; search at 20 limits with 5 seeds and measure the winners; profile once more while another process
-keeps a core busy, and hold that table against the quiet measurements. The machine should be quiet otherwise. Every
-table and sample is kept in FILE.work: an interrupted benchmark goes on where it was. On two cores about an hour.
+keeps a core busy, and hold that table against the quiet measurements. The machine should be quiet otherwise. What was
+measured is kept in FILE.work: an interrupted benchmark goes on where it was (a profile, whose time is a figure, begins
+anew). On two cores about an hour. What all networks differ by together from one measurement to the next is printed,
+too: the single ones are no independent trials of that.
 """
 
 from __future__ import annotations
@@ -22,12 +24,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits  # of scikit-learn
 
 from hwnas.devices import Device, load_device
-from hwnas.export import layers_to_onnx
 from hwnas.files import write_bytes
 from hwnas.latency import LatencyTable, analytic_cost, profile, spread
-from hwnas.latency.profile import network_jobs, network_name
+from hwnas.latency.profile import measure_networks
 from hwnas.latency.validation import compare
 from hwnas.search import Evolution, Problem, search
 from hwnas.supernet import Arch, SearchSpace, load_space
@@ -55,7 +57,7 @@ def one_size(space: SearchSpace, device: Device, work: Path, nets: int) -> dict[
     """All figures of a space."""
     table, seconds = profiled(space, device, work / "quiet")
     used = {network.arch for network in table.calibration.networks}
-    archs = spread(space, table.cost or table.predict_many, nets, seed=1, exclude=used)
+    archs = spread(space, table.cost or table.predict_many, nets, seed=1, exclude=used, without=table.rejected)
     first, second = (measured(space, device, archs, table, work / f"pass{i}") for i in (1, 2))
     validation = asdict(compare(table, archs, first, second, 0.0))
     validation["measurements"] = [list(check.values()) for check in validation["measurements"]]
@@ -63,6 +65,10 @@ def one_size(space: SearchSpace, device: Device, work: Path, nets: int) -> dict[
     winners = sorted({arch for arch, _ in promises})
     took = dict(zip(winners, measured(space, device, winners, table, work / "winners"), strict=True))
     used_share = np.array([took[arch] / limit for arch, limit in promises])
+    together = [
+        np.median(ms / table.predict_many(nets_of) - 1)
+        for nets_of, ms in ((archs, first), (archs, second), (winners, np.array([took[arch] for arch in winners])))
+    ]
     with busy_core():
         noisy, _ = profiled(space, device, work / "busy")
     error = np.abs(noisy.predict_many(archs) / (first / table.reference_ms * noisy.reference_ms) - 1)
@@ -73,6 +79,9 @@ def one_size(space: SearchSpace, device: Device, work: Path, nets: int) -> dict[
         "worst_over": float(used_share.max() - 1),
         "unused": float(np.median(1 - used_share)),
         "winners": len(winners),
+        "together_first": float(together[0]),
+        "together_second": float(together[1]),
+        "together_winners": float(together[2]),
         "busy_within_10": float((error <= 0.1).mean()),
         "busy_mape": float(error.mean()),
     }
@@ -93,10 +102,8 @@ def measured(
     space: SearchSpace, device: Device, archs: Sequence[Arch], table: LatencyTable, work: Path
 ) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Networks (n,) in the table's ms; what was measured before is not measured again."""
-    models = layers_to_onnx(space, space.layers(), device.form.batch)
-    jobs, tell = network_jobs(space, models, archs, device.form), said(work.name)
-    found = device.measure(jobs, lambda state: tell(state.fraction, 1, f"round {state.rounds}"), work)
-    return np.array([found.timings[network_name(arch)].ratio for arch in archs]) * table.reference_ms
+    timings, _ = measure_networks(space, device, archs, work, said(work.name))
+    return np.array([timing.ratio for timing in timings]) * table.reference_ms
 
 
 def promised(space: SearchSpace, table: LatencyTable) -> list[tuple[Arch, float]]:
@@ -136,8 +143,9 @@ def busy_core() -> Iterator[None]:
 
 def _work() -> None:
     values = np.random.default_rng(0).normal(size=(700, 700))
-    while True:
-        values = np.tanh(values @ values)
+    with threadpool_limits(1):
+        while True:
+            values = np.tanh(values @ values)
 
 
 def said(what: str) -> Callable[[float, float, str], None]:
@@ -151,8 +159,11 @@ ROWS = {  # what is printed: the figure, its bar, how it is written
     "mean error": ("mape", "<= max(1.5 x floor, 1.5 %)", "{:.2%}"),
     "the floor: measured twice": ("floor_mape", "", "{:.2%}"),
     "90 % intervals hold": ("interval_coverage", "86-94 %", "{:.1%}"),
+    "all together, the first time": ("together_first", "", "{:+.1%}"),
+    "all together, the second time": ("together_second", "", "{:+.1%}"),
     "winners over their limit": ("over_limit", "<= 5 %", "{:.1%}"),
     "the worst of them, over by": ("worst_over", "", "{:.1%}"),
+    "winners together, against what was predicted": ("together_winners", "", "{:+.1%}"),
     "budget left unused, median": ("unused", "<= 3 %", "{:.1%}"),
     "profiled beside a busy core: within 10 %": ("busy_within_10", ">= 97 %", "{:.1%}"),
     "seconds to onboard, all in": ("onboarding_s", "<= 90 at 224", "{:.0f}"),

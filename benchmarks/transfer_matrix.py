@@ -17,15 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import kendalltau
 
 from hwnas import workflows
 from hwnas.devices import load_device
-from hwnas.export import layers_to_onnx
-from hwnas.files import write_bytes
 from hwnas.latency import LatencyTable
-from hwnas.latency.profile import network_jobs, network_name
-from hwnas.supernet import Arch, TrainSettings, load_run
+from hwnas.latency.profile import measure_networks
+from hwnas.latency.ranks import kendall_tau
+from hwnas.supernet import Arch, TrainSettings
 
 SPACE = str(Path(__file__).with_name("transfer_matrix.toml"))
 TARGETS = {
@@ -46,7 +44,8 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.4, help="of the way from the fastest network to the slowest")
     options = parser.parse_args()
     out = options.out
-    workflows.train(SPACE, options.data, out / "run", TrainSettings(epochs=options.epochs), resume=True)
+    settings = TrainSettings(epochs=options.epochs, augment=False)  # so few epochs learn more so
+    workflows.train(SPACE, options.data, out / "run", settings, resume=True)
     tables = {name: profiled(out, name) for name in TARGETS}
     limits = {name: limit_of(table, options.share) for name, table in tables.items()}
     found = {name: [searched(out, name, limits[name], seed) for seed in SEEDS] for name in TARGETS}
@@ -82,19 +81,10 @@ def searched(out: Path, name: str, limit_ms: float, seed: int) -> dict[str, Any]
 
 def measure(out: Path, name: str, archs: list[Arch], table: LatencyTable) -> dict[Arch, tuple[float, float, float]]:
     """Each network on a target: ms in the table's time, and the ends of its 90 % interval."""
-    file, device = out / f"measured-{name}.json", load_device(TARGETS[name])
-    known = {tuple(arch): times for arch, times in json.loads(file.read_text())} if file.is_file() else {}
-    if set(archs) - set(known):
-        space = load_run(out / "run").load_space()
-        models = layers_to_onnx(space, space.layers(), device.form.batch)
-        result = device.measure(network_jobs(space, models, archs, device.form))
-        timings = [result.timings[network_name(arch)] for arch in archs]
-        rows = [
-            [t.ratio * table.reference_ms, t.low * table.reference_ms, t.high * table.reference_ms] for t in timings
-        ]
-        write_bytes(file, json.dumps(list(zip(archs, rows, strict=True))).encode())
-        known = dict(zip(archs, rows, strict=True))
-    return {arch: (ms, low, high) for arch, (ms, low, high) in known.items()}
+    timings, _ = measure_networks(table.space, load_device(TARGETS[name]), archs, out / f"measured-{name}")
+    ratios = [(timing.ratio, timing.low, timing.high) for timing in timings]
+    ms = [tuple(ratio * table.reference_ms for ratio in three) for three in ratios]
+    return dict(zip(archs, ms, strict=True))  # type: ignore[arg-type]
 
 
 def agreement(tables: dict[str, LatencyTable], nets: int = 500) -> list[str]:
@@ -105,7 +95,7 @@ def agreement(tables: dict[str, LatencyTable], nets: int = 500) -> list[str]:
     ms = {name: table.predict_many(archs) for name, table in tables.items()}
     lines = [f"| Kendall tau of {nets} random networks | {' | '.join(tables)} |", "|---" * (len(tables) + 1) + "|"]
     for a in tables:
-        taus = [f"{kendalltau(ms[a], ms[b]).statistic:.2f}" for b in tables]
+        taus = [f"{kendall_tau(ms[a], ms[b]):.2f}" for b in tables]
         lines.append(f"| {a} | {' | '.join(taus)} |")
     return lines
 

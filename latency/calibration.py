@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import stats
 
 from ..supernet.layer import Layer
@@ -24,7 +25,12 @@ SCALE, TERM = 0.3, 0.1  # how far the scale is likely to be from 1, and a term f
 NOISES = (0.002, 0.003, 0.005, 0.007, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1)  # relative; the networks decide which
 NOISE = 0.01
 DRIFT = 0.007  # deviation of all ratios to the reference together from one run to the next (38 runs on a quiet host)
-UNKNOWN = 0.3  # margin of a table that no network calibrates
+Z_90 = float(stats.norm.ppf(0.95))  # deviations to the ends of a 90 % interval
+
+
+def run_margin(errors: ArrayLike) -> float:
+    """The margin, a fraction, for relative errors (n,) within one run, with what the next run differs by."""
+    return float(np.expm1(Z_90 * np.sqrt(np.mean(np.square(errors)) + DRIFT**2)))
 
 
 def sizes_of(space: SearchSpace, layer: Layer) -> Sizes:
@@ -46,9 +52,10 @@ class Network:
 
 @dataclass(frozen=True)
 class Calibration:
-    """How sums over layers become latencies: ms = scale * sum + size_ms @ sizes + offset_ms, within +- margin.
+    """How sums over layers become latencies: ms = scale * sum + size_ms @ sizes + offset_ms, no layer less than 0.
 
-    `size_ms` has a term for each of `Sizes`; the margin is a fraction. `overhead_ms`, the price of a call that computes
+    `size_ms` has a term for each of `Sizes`. The 90 % interval goes from ms / (1 + margin) to ms * (1 + margin).
+    `overhead_ms`, the price of a call that computes
     nothing, is taken off every layer before.
     """
 
@@ -87,22 +94,20 @@ def fit(networks: Sequence[Network], overhead_ms: float) -> Calibration:
     """The calibration that whole networks tell, by `regress` on relative errors.
 
     The rows are (y - x) / y = sum_k w_k c_k / y for measured y, sums x, and c_k the sum x itself, the sizes and a
-    constant, each scaled to the mean of y. The margin is half of the 90 % interval foretold for a network
-    that was left out, with what one run differs from the next by.
+    constant, each scaled to the mean of y. The margin is what is foretold for networks that were left out in turn.
     """
     if not networks:
-        return Calibration(overhead_ms=overhead_ms, margin=UNKNOWN)
+        return Calibration(overhead_ms=overhead_ms, margin=run_margin(np.hypot(SCALE, 2 * TERM)))
     x, y = (np.array(values) for values in zip(*((n.sum_ms, n.measured_ms) for n in networks), strict=True))
     columns = np.column_stack([x, [network.sizes for network in networks], np.ones(len(x))])
     means = columns.mean(axis=0)
     likely = np.array([SCALE, TERM, TERM, TERM, TERM]) * np.divide(y.mean(), means, where=means > 0, out=0 * means)
     found = regress(columns * likely / y[:, None], 1 - x / y, NOISES, NOISE)
     more, layer_ms, element_ms, weight_ms, offset_ms = map(float, found.weights * likely)
-    error = np.sqrt(found.surprise**2 * np.mean(found.promised**2) + DRIFT**2)
     return Calibration(
         1 + more,
         offset_ms,
-        float(stats.norm.ppf(0.95) * error),
+        run_margin(found.surprise * found.promised),
         overhead_ms,
         tuple(networks),
         (layer_ms, element_ms, weight_ms),

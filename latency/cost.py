@@ -85,6 +85,17 @@ def memory(space: SearchSpace, arch: Sequence[int]) -> int:
     return peak
 
 
+def counts(space: SearchSpace, layers: Sequence[Layer], archs: Sequence[Arch]) -> NDArray[np.float64]:
+    """How often each network has each of `layers`: (networks, layers)."""
+    index = {layer: i for i, layer in enumerate(layers)}
+    count = np.zeros((len(archs), len(layers)))
+    for row, arch in zip(count, archs, strict=True):
+        for node in space.graph(arch):
+            if node.layer in index:
+                row[index[node.layer]] += 1
+    return count
+
+
 COSTS: dict[str, Callable[[SearchSpace, Sequence[int]], int]] = {
     "flops": flops,
     "params": params,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import random
-import statistics
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,15 +14,27 @@ from ..export.onnx_model import layers_to_onnx
 from ..progress import Progress, silent
 from ..supernet.layer import Layer
 from ..supernet.space import Arch, SearchSpace
-from .calibration import Calibration, sizes_of
-from .profile import EMPTY, Profiled, check_noise, device_progress, empty_model, network_jobs, network_name
+from .calibration import Calibration, run_margin, sizes_of
+from .cost import analytic_cost, counts
+from .profile import (
+    EMPTY,
+    MORE,
+    Profiled,
+    check_noise,
+    device_progress,
+    empty_model,
+    felt_as,
+    network_jobs,
+    network_name,
+)
+from .spread import spread
 from .table import Entry, LatencyTable
 from .transfer import Floats, Prior, choose, prior, transfer
 
 POOL = 2000
 KIND = 0.15  # deviation of a kind of layer on a new device, beyond what earlier ones differed by
 STEPS = 4  # of Gauss-Newton; the first two do nearly all
-LEAST_MS = 1e-6  # of a layer that measuring could not tell from nothing
+LEAST = 0.01  # of a table's median layer: what a layer takes there that measuring could not tell from nothing
 
 
 def onboard(
@@ -39,8 +49,8 @@ def onboard(
     """A table of `device` from `networks` measured networks, chosen to tell most, and tables of earlier devices.
 
     What networks take is, by their layers' shares of the time, a combination of what layers take: so the weights that
-    explain the measured networks (`transfer`) give every layer a time. The margin is the model's own, widened by what
-    the networks were missed by when left out in turn.
+    explain the measured networks (`transfer`) give every layer a time. The margin is the model's own for networks that
+    were not measured, widened where measured ones were missed by more than foretold when left out in turn.
     """
     for table in earlier:
         table.check_space(space)
@@ -53,27 +63,22 @@ def onboard(
     rejected = {layer: f"{table.name} can't: {why}" for table in earlier for layer, why in table.rejected.items()}
     timed = [layer for layer in space.layers() if all(table.entries[layer].rounds for table in earlier)]
     layers = layer_prior(timed, earlier)
-    pool = drawn(space, rejected, seed)
+    pool = spread(space, analytic_cost(space, "flops"), POOL, seed, without=rejected)
     count = counts(space, timed, pool)
-    archs = [pool[i] for i in choose(network_prior(layers, count), networks, range(len(pool)))]
+    items = choose(network_prior(layers, count), networks, range(len(pool)))
+    archs = [pool[i] for i in items]
     progress(0, 1, f"exporting the layers of {len(archs)} networks to ONNX")
     models = layers_to_onnx(space, [layer for layer in space.layers() if layer not in rejected], device.form.batch)
     jobs = [Job(EMPTY, empty_model().SerializeToString()), *network_jobs(space, models, archs, device.form)]
-    found = device.measure(jobs, device_progress(progress), samples).complete(device.name)
+    found = device.measure(jobs, device_progress(progress), samples)
+    if found.errors:
+        name, reason = next(iter(found.errors.items()))
+        raise InputError(f"{device.name} can't run {name} ({reason}): leave out --from, which needs networks that run")
     if fingerprint["label"] != "emulated":
-        check_noise(device.name, found)
-    table = told(fingerprint, space, layers, timed, count[[pool.index(arch) for arch in archs]], archs, found)
+        check_noise(device.name, found, MORE)
+    table = told(fingerprint, space, layers, timed, count, items, archs, found)
     names = tuple(table.name for table in earlier)
     return Profiled(replace(table, rejected=rejected, told_by=names), found)
-
-
-def drawn(space: SearchSpace, rejected: Collection[Layer], seed: int) -> list[Arch]:
-    """Random networks, those among them that have no rejected layer."""
-    archs = {space.canonical(space.sample(random.Random(f"{seed}/{i}"))) for i in range(POOL)}
-    free = sorted(arch for arch in archs if not any(node.layer in rejected for node in space.graph(arch)))
-    if not free:
-        raise InputError(f"of {POOL} random networks each has a layer that an earlier device rejects: leave out --from")
-    return free
 
 
 def told(
@@ -82,14 +87,16 @@ def told(
     layers: Prior,
     timed: Sequence[Layer],
     count: Floats,
+    items: Sequence[int],
     archs: Sequence[Arch],
     found: Measurements,
 ) -> LatencyTable:
-    """The table that measured networks `archs`, with `count` (networks, layers) of the timed layers, tell."""
+    """The table that networks `archs` tell, the rows `items` of a pool with `count` (pool, layers) of timed layers."""
     unit, overhead_ms = found.reference_ms, found.timings[EMPTY].ratio * found.reference_ms
     timings = [found.timings[network_name(arch)] for arch in archs]
     measured_ms = np.array([timing.ratio * unit for timing in timings])
-    weights, margin = fit_layers(layers, count, np.maximum(measured_ms - overhead_ms, LEAST_MS))
+    layers_ms = np.maximum(measured_ms - overhead_ms, LEAST * measured_ms)
+    weights, margin = fit_layers(layers, count, items, layers_ms)
     ms = np.exp(layers.mean + weights @ layers.factors) + overhead_ms
     entries = {layer: Entry(0, 0, 0, 0) for layer in space.layers()} | {
         layer: Entry(value, value, value, 1) for layer, value in zip(timed, ms.tolist(), strict=True)
@@ -97,31 +104,28 @@ def told(
     raw = LatencyTable(fingerprint, space, entries, Calibration(overhead_ms=overhead_ms), unit)
     rows = tuple(raw.network(arch, value) for arch, value in zip(archs, measured_ms.tolist(), strict=True))
     calibration = Calibration(1.0, overhead_ms, margin, overhead_ms, rows)
-    tails = [timing.p95 / timing.ratio for timing in timings]
-    p95 = calibration.times(statistics.median(tails), (max(tails) - min(tails)) / 2)
+    p95 = felt_as(calibration, [timing.p95 / timing.ratio for timing in timings])
     return replace(raw, calibration=calibration, felt={"p95": p95})
 
 
-def fit_layers(layers: Prior, count: Floats, measured_ms: Floats) -> tuple[Floats, float]:
-    """Weights of the layers' factors that explain networks (n,), and the margin of a network's sum.
+def fit_layers(layers: Prior, count: Floats, items: Sequence[int], measured_ms: Floats) -> tuple[Floats, float]:
+    """Weights of the layers' factors that explain the networks `items` of a pool, and the margin of the whole pool.
 
     What a network takes is linear in the factors only nearby: so it is made linear again where the last fit lies
-    (Gauss-Newton). The margin is the model's, widened by what the sums themselves miss of the measured networks.
+    (Gauss-Newton).
     """
     weights = np.zeros(len(layers.factors))
     for _ in range(STEPS):
         known = network_prior(layers, count, weights)
-        fitted = transfer(known, range(len(count)), measured_ms)
+        fitted = transfer(known, items, measured_ms)
         weights = fitted.weights
-    sums = count @ np.exp(layers.mean + weights @ layers.factors)
-    missed = float(np.sqrt(np.mean((sums / measured_ms - 1) ** 2)))
-    return weights, float(np.hypot(fitted.margin.mean(), missed))
+    return weights, run_margin(fitted.deviation)
 
 
 def layer_prior(layers: Sequence[Layer], earlier: Sequence[LatencyTable]) -> Prior:
     """What earlier tables tell of each layer, and that kinds of layers (operation, each parameter) differ as such."""
     times = np.array([[_inside_ms(table, layer) for layer in layers] for table in earlier])  # (devices, layers)
-    known = prior(times)
+    known = prior(np.maximum(times, LEAST * np.median(times, axis=1, keepdims=True)))
     kinds = sorted({kind for layer in layers for kind in _kinds(layer)})
     member = np.array([[kind in _kinds(layer) for layer in layers] for kind in kinds], dtype=float)
     return Prior(known.mean, np.vstack([known.factors, KIND * member]), known.noise)
@@ -129,7 +133,7 @@ def layer_prior(layers: Sequence[Layer], earlier: Sequence[LatencyTable]) -> Pri
 
 def _inside_ms(table: LatencyTable, layer: Layer) -> float:
     """What a layer takes within a network, by a table."""
-    return max(table.calibration.layer_ms(table.entries[layer].ms, sizes_of(table.space, layer)), LEAST_MS)
+    return table.calibration.layer_ms(table.entries[layer].ms, sizes_of(table.space, layer))
 
 
 def _kinds(layer: Layer) -> set[str]:
@@ -143,14 +147,3 @@ def network_prior(layers: Prior, count: Floats, near: Floats | None = None) -> P
     whole = parts.sum(axis=1)
     factors = layers.factors @ (parts / whole[:, None]).T  # (k, networks)
     return Prior(np.log(whole) - near @ factors, factors, layers.noise)
-
-
-def counts(space: SearchSpace, layers: Sequence[Layer], archs: Sequence[Arch]) -> Floats:
-    """How often each network has each layer: (networks, layers)."""
-    index = {layer: i for i, layer in enumerate(layers)}
-    count = np.zeros((len(archs), len(layers)))
-    for row, arch in zip(count, archs, strict=True):
-        for node in space.graph(arch):
-            if node.layer in index:
-                row[index[node.layer]] += 1
-    return count

@@ -26,8 +26,8 @@ from sklearn.preprocessing import StandardScaler
 
 from ..errors import InputError
 from ..supernet.space import Arch, SearchSpace
-from .calibration import fit, sizes_of
-from .cost import layer_cost
+from .calibration import fit, run_margin, sizes_of
+from .cost import counts, layer_cost
 from .ranks import kendall_tau
 from .table import Estimates, Floats, LatencyTable, Predictor
 
@@ -54,7 +54,7 @@ class Learned:
     def estimate_many(self, archs: ArrayLike) -> Estimates:
         """The same with intervals."""
         ms = self.predict_many(archs)
-        return Estimates(ms, ms * (1 - self.margin), ms * (1 + self.margin))
+        return Estimates(ms, ms / (1 + self.margin), ms * (1 + self.margin))
 
 
 def totals(space: SearchSpace, archs: Sequence[Arch]) -> Floats:
@@ -70,12 +70,7 @@ def totals(space: SearchSpace, archs: Sequence[Arch]) -> Floats:
 
 def bags(space: SearchSpace, archs: Sequence[Arch]) -> Floats:
     """How often each network has each layer of the space, beside the totals' logarithms: (n, layers + 5)."""
-    index = {layer: i for i, layer in enumerate(space.layers())}
-    counts = np.zeros((len(archs), len(index)))
-    for row, arch in zip(counts, archs, strict=True):
-        for node in space.graph(arch):
-            row[index[node.layer]] += 1
-    return np.hstack([np.log1p(totals(space, archs)), counts])
+    return np.hstack([np.log1p(totals(space, archs)), counts(space, space.layers(), archs)])
 
 
 def calibrated_table(table: LatencyTable, archs: Sequence[Arch], measured_ms: Floats) -> Predictor:
@@ -163,7 +158,7 @@ def left_out(table: LatencyTable, archs: Sequence[Arch], measured_ms: Floats, na
 
 
 def best_predictor(table: LatencyTable, archs: Sequence[Arch], measured_ms: Floats) -> tuple[str, Predictor]:
-    """The predictor with the least cross-validated error, fitted to all networks, with the 90 % interval so found.
+    """The predictor with the least cross-validated error, fitted to all networks, with the interval so found.
 
     The table wins a tie within a tenth: it alone is a sum over layers.
     """
@@ -171,6 +166,6 @@ def best_predictor(table: LatencyTable, archs: Sequence[Arch], measured_ms: Floa
     name = min(scores, key=lambda n: scores[n].mape * (0.9 if n == "table" else 1.0))
     fitted = PREDICTORS[name](table, archs, measured_ms)
     if isinstance(fitted, Learned):
-        errors = np.abs(left_out(table, archs, measured_ms, name) / measured_ms - 1)
-        return name, replace(fitted, margin=float(np.quantile(errors, 0.9)))
+        errors = np.log(left_out(table, archs, measured_ms, name) / measured_ms)
+        return name, replace(fitted, margin=run_margin(errors))
     return name, fitted

@@ -7,24 +7,31 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import onnx
+from scipy import stats
 
-from ..devices import Device, Form, Job, Measurements
+from ..devices import Device, Form, Job, Measurements, Timing
 from ..devices.device import Progress as DeviceProgress
-from ..errors import FaultError
+from ..errors import FaultError, InputError
 from ..export.onnx_model import compose, layers_to_onnx
 from ..export.precision import to_fp16, to_int8
 from ..progress import Progress, silent
 from ..supernet.layer import Layer
 from ..supernet.space import Arch, SearchSpace
-from .calibration import Calibration, fit
+from .calibration import Calibration, fit, run_margin
 from .cost import analytic_cost
 from .spread import spread
 from .table import Entry, LatencyTable
 
 CALIBRATION_NETWORKS = 10
+UNTOLD = 0.1  # deviation of the ratio to the median between networks, where nothing tells it
 WORST = 5  # times the tolerance: beyond it a single interval is too wide for a table
 EMPTY = "empty"
+MORE = (
+    "add --resume and more max_seconds, max_rounds (local:max_seconds=180,max_rounds=800, or [effort] in the device's "
+    "file): every sample is kept"
+)
 
 PRECISIONS: dict[str, Callable[[onnx.ModelProto], onnx.ModelProto]] = {
     "fp32": lambda model: model,
@@ -68,7 +75,7 @@ def profile(
         nothing = dict.fromkeys(layers, Entry(0, 0, 0, 0))
         return Profiled(LatencyTable(fingerprint, space, nothing, Calibration(), 0.0, rejected=rejected), found)
     if fingerprint["label"] != "emulated":  # whose times mean nothing anyway
-        check_noise(device.name, found)
+        check_noise(device.name, found, MORE)
     entries = {
         layer: _entry(found, str(layer)) if model and layer not in rejected else Entry(0, 0, 0, 0)
         for layer, model in models.items()
@@ -94,8 +101,11 @@ def measured(
     flops, form = analytic_cost(space, "flops"), device.form
     jobs = {str(layer): Job(str(layer), formed(model, form)) for layer, model in models.items() if model}
     names, rejected = {str(layer): layer for layer in models}, dict[Layer, str]()
+    if len(names) < len(models):
+        raise InputError(f"two layers of {space} print alike, and their times could not be told apart: rename one")
     while True:
         archs = spread(space, flops, networks, seed, without=rejected)
+        archs = [arch for arch in archs if any(models[node.layer] for node in space.graph(arch))]
         whole = network_jobs(space, models, archs, form)
         for i in {0, len(whole) // 2, len(whole) - 1} if sustained_s and whole else ():
             whole[i] = replace(whole[i], sustained_s=sustained_s)
@@ -127,20 +137,40 @@ def calibrated(
     felt = {"p95": fitted([timing.p95 for timing in timings])}
     slower = [timing.sustained / timing.ratio for timing in timings if timing.sustained is not None]
     if slower:
-        middle = statistics.median(slower)
-        felt["sustained"] = calibration.times(middle, (max(slower) - min(slower)) / 2 / middle)
-    return replace(raw, calibration=calibration, felt=felt)
+        felt["sustained"] = felt_as(calibration, slower)
+    missed = [raw_ms / measured_ms - 1 for raw_ms, measured_ms in _told(replace(raw, calibration=calibration))]
+    margin = max(calibration.margin, run_margin(missed))  # layers that take nothing are not what was fitted
+    return replace(raw, calibration=replace(calibration, margin=margin), felt=felt)
 
 
-def check_noise(name: str, found: Measurements) -> None:
-    """FaultError where the timings are known too poorly for a table that one can trust."""
+def _told(table: LatencyTable) -> list[tuple[float, float]]:
+    """For each network that calibrates a table what the table says of it, and what it took, in ms."""
+    return [(table.network_ms(network.arch), network.measured_ms) for network in table.calibration.networks]
+
+
+def felt_as(calibration: Calibration, ratios: Sequence[float]) -> Calibration:
+    """The calibration of a statistic that a few networks (n,) showed to be so many times the median.
+
+    Other networks' ratios are foretold by Student's t; one network alone tells nothing of them.
+    """
+    n, middle = len(ratios), statistics.median(ratios)
+    if n == 1:
+        return calibration.times(middle, run_margin(UNTOLD))
+    spread_of = statistics.stdev(ratios) / middle * float(np.sqrt(1 + 1 / n))
+    return calibration.times(middle, float(stats.t.ppf(0.95, n - 1)) * spread_of)
+
+
+def check_noise(name: str, found: Measurements, remedy: str) -> None:
+    """FaultError with a remedy where timings are known too poorly for a table that one can trust.
+
+    That is where half of the intervals are wider than the tolerance, or one five times as wide.
+    """
     typical = statistics.median(timing.half_width for timing in found.timings.values())
     worst = max(found.timings.values(), key=lambda timing: timing.half_width)
     if typical > found.tolerance or worst.half_width > WORST * found.tolerance:
         raise FaultError(
             f"{name} was too noisy for a table: timings are known to +-{typical:.1%} only, {worst.name} to "
-            f"+-{worst.half_width:.1%}; end what else runs there, then add --resume and more max_seconds, max_rounds "
-            "(local:max_seconds=180,max_rounds=800, or [effort] in the device's file): every sample is kept"
+            f"+-{worst.half_width:.1%}; end what else runs there, then {remedy}"
         )
 
 
@@ -157,6 +187,24 @@ def network_name(arch: Arch) -> str:
 def network_jobs(space: SearchSpace, models: Models, archs: Sequence[Arch], form: Form) -> list[Job]:
     """Whole networks, composed of their layers' ONNX models, as jobs for a device."""
     return [Job(network_name(arch), formed(compose(space.graph(arch), models), form)) for arch in archs]
+
+
+def measure_networks(
+    space: SearchSpace,
+    device: Device,
+    archs: Sequence[Arch],
+    samples: Path | None = None,
+    progress: Progress = silent,
+) -> tuple[list[Timing], float]:
+    """Whole networks timed on a device, in the order of `archs`, and the reference's ms there and then.
+
+    FaultError names a network that can't run.
+    """
+    progress(0, 1, f"exporting the layers of {len(archs)} networks to ONNX")
+    models = layers_to_onnx(space, space.layers(), device.form.batch)
+    jobs = network_jobs(space, models, archs, device.form)
+    found = device.measure(jobs, device_progress(progress), samples).complete(device.name)
+    return [found.timings[job.name] for job in jobs], found.reference_ms
 
 
 def formed(model: onnx.ModelProto, form: Form) -> bytes:

@@ -6,22 +6,27 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import replace
 
+import numpy as np
+
 from ..devices import Device, Job
 from ..errors import MismatchError
 from ..export.onnx_model import layers_to_onnx
 from ..progress import Progress, silent
+from .calibration import DRIFT, Z_90
 from .profile import check_noise, device_progress, formed
 from .table import LatencyTable
 
 UPDATED = ("runtime", "os")  # what may change under a table; anything else makes another device
 LAYERS = 5
-HOLDS = 0.03  # a change that measuring can't tell from none
+HOLDS = 0.03  # a change of single layers that measuring can't tell from none,
+ALL_HOLD = float(Z_90 * np.sqrt(2) * DRIFT)  # and of all together
 EVEN = 0.08  # a change of all layers alike, within this
 
 
 def changes(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:
     """What differs between two fingerprints of a device, in words."""
-    return {key: f"{key} {before.get(key)} -> {now[key]}" for key in now if before.get(key) != now[key]}
+    keys = dict.fromkeys([*now, *before])
+    return {key: f"{key} {before.get(key)} -> {now.get(key)}" for key in keys if before.get(key) != now.get(key)}
 
 
 def check_device(fingerprint: Mapping[str, str], device: Device) -> None:
@@ -63,12 +68,13 @@ def renew(table: LatencyTable, device: Device, progress: Progress = silent) -> t
     models = layers_to_onnx(table.space, chosen, device.form.batch)
     jobs = {str(layer): Job(str(layer), formed(model, device.form)) for layer, model in models.items() if model}
     seen = device.measure(list(jobs.values()), device_progress(progress)).complete(device.name)
-    check_noise(device.name, seen)
+    if now["label"] != "emulated":
+        check_noise(device.name, seen, "validate again")
     before_ms = {str(layer): table.entries[layer].ms for layer in chosen}
     ratios = [seen.timings[name].ratio * table.reference_ms / before_ms[name] for name in jobs]
-    if all(abs(ratio - 1) <= HOLDS for ratio in ratios):
-        return replace(table, device=now), 1.0
     middle = statistics.median(ratios)
+    if abs(middle - 1) <= ALL_HOLD and all(abs(ratio - 1) <= HOLDS for ratio in ratios):
+        return replace(table, device=now), 1.0
     uneven = max(abs(ratio / middle - 1) for ratio in ratios)
     if uneven > EVEN:
         raise MismatchError(

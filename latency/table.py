@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -21,6 +19,7 @@ from ..supernet.layer import Layer
 from ..supernet.space import Arch, SearchSpace
 from ..supernet.spaces import recorded_space, space_record
 from .calibration import Calibration, Network, Sizes, sizes_of
+from .spread import spread
 
 VERSION = 2
 Floats = NDArray[np.float64]
@@ -140,8 +139,8 @@ class LatencyTable:
         """A measured network with the sums over its layers, as a calibration is fitted to it."""
         layers, overhead_ms = self.layers_of(arch), self.calibration.overhead_ms
         alone = sum(max(self.entries[layer].ms - overhead_ms, 0.0) for layer in layers)
-        calls, elements, weights = np.sum([sizes_of(self.space, layer) for layer in layers], axis=0).tolist()
-        return Network(arch, alone, measured_ms, (calls, elements, weights))
+        sizes = np.reshape([sizes_of(self.space, layer) for layer in layers], (-1, 3)).sum(axis=0)
+        return Network(arch, alone, measured_ms, _sizes(sizes.tolist()))
 
     @cached_property
     def _layer_ms(self) -> dict[Layer, float]:
@@ -167,14 +166,15 @@ class LatencyTable:
         """How many layers of `arch` the device can't run: a network with any is none for it."""
         return float(sum(node.layer in self.rejected for node in self.space.graph(tuple(arch))))
 
-    def range_ms(self, drawn: int = 500) -> tuple[float, float]:
-        """Least and largest latency of networks that can run: exact for a sum over genes, else of random ones."""
+    def range_ms(self) -> tuple[float, float]:
+        """Least and largest latency of networks that can run: exact for a sum over genes, else of bred ones.
+
+        InputError where each has a layer that the device rejects.
+        """
         if self.cost and not self.rejected:
             return self.cost.bounds()
-        rng = random.Random(0)
-        ms = self.predict_many([self.space.sample(rng) for _ in range(drawn)])
-        ms = ms[np.isfinite(ms)]
-        return (float(ms.min()), float(ms.max())) if len(ms) else (math.nan, math.nan)
+        fastest, slowest = spread(self.space, self.cost or self.predict_many, 2, seed=0, without=self.rejected)
+        return self.network_ms(fastest), self.network_ms(slowest)
 
     def check_timed(self) -> None:
         """InputError where there are no times in it."""
@@ -194,7 +194,7 @@ class LatencyTable:
     def estimate_many(self, archs: ArrayLike) -> Estimates:
         """Latencies of a batch with their 90 % intervals."""
         ms = self.predict_many(archs)
-        return Estimates(ms, ms * (1 - self.calibration.margin), ms * (1 + self.calibration.margin))
+        return Estimates(ms, ms / (1 + self.calibration.margin), ms * (1 + self.calibration.margin))
 
     def predict(self, arch: Sequence[int]) -> Estimate:
         """The latency of one architecture with its 90 % interval: the sum over its layers itself.
@@ -205,7 +205,7 @@ class LatencyTable:
             if node.layer in self.rejected:
                 raise InputError(f"{self.name} can't run {node.layer} of {tuple(arch)}: {self.rejected[node.layer]}")
         ms, margin = self.network_ms(self.space.check(arch)), self.calibration.margin
-        return Estimate(ms, ms * (1 - margin), ms * (1 + margin))
+        return Estimate(ms, ms / (1 + margin), ms * (1 + margin))
 
     def check_space(self, space: SearchSpace) -> None:
         """MismatchError unless the table was made for `space`."""

@@ -74,25 +74,30 @@ def choose(known: Prior, count: int, candidates: Sequence[int]) -> list[int]:
 
 @dataclass(frozen=True, eq=False)
 class Transferred:
-    """A new device, item by item: ms (items,), and the half width of the 90 % interval as a fraction (items,).
+    """A new device, item by item: ms (items,), and the standard deviation of their logarithms (items,).
 
     `weights` (k,) are those of the prior's factors. `error` is what the measured items were missed by when each was
     left out in turn: the mean, as a fraction.
     """
 
     ms: Floats
-    margin: Floats
+    deviation: Floats
     weights: Floats
     error: float
+
+    @property
+    def margin(self) -> Floats:
+        """Half widths of the 90 % intervals as fractions: from ms / (1 + margin) to ms * (1 + margin)."""
+        return np.expm1(stats.norm.ppf(0.95) * self.deviation)
 
 
 def transfer(known: Prior, items: Sequence[int], measured_ms: Floats) -> Transferred:
     """All items of a new device from the measured ones.
 
-    The intervals are widened where the items left out in turn were missed by more than they promise.
+    The deviations are larger where the items left out in turn were missed by more than they promise.
     """
     at = known.factors[:, list(items)].T  # (n, k)
     found = regress(at, np.log(measured_ms) - known.mean[list(items)], NOISES, NOISE)
-    margin = float(stats.norm.ppf(0.95)) * found.surprise * found.deviation(known.factors.T)
     ms = np.exp(known.mean + found.weights @ known.factors)
-    return Transferred(ms, np.expm1(margin), found.weights, float(np.mean(np.abs(np.expm1(-found.missed)))))
+    deviation = found.surprise * found.deviation(known.factors.T)
+    return Transferred(ms, deviation, found.weights, float(np.mean(np.abs(np.expm1(-found.missed)))))

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ..devices import Device
-from ..export.onnx_model import layers_to_onnx
+from ..devices import Device, Timing
 from ..progress import Progress, silent
 from ..supernet.space import Arch
-from .profile import device_progress, network_jobs, network_name
+from .profile import measure_networks
 from .ranks import kendall_tau
 from .spread import spread
 from .table import LatencyTable
@@ -24,18 +23,24 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 FIT_WITHIN_10 = 0.95  # a table is fit for use if so many networks lie within 10 %,
-FIT_TAU = 0.9  # and if it orders them as well as this
+FIT_TAU = 0.9  # if it orders them as well as this,
+FIT_KEPT = 0.7  # and if so many take no longer than the upper end of their interval, which limits are held to
+SLOWER = 0.1  # a reference that takes so much longer or shorter than when the table was made is worth a word
 
 
 @dataclass(frozen=True)
 class NetworkCheck:
-    """One network: what the table promised, and what two measurements, minutes apart, found."""
+    """One network: what the table promised, and what two measurements, minutes apart, found.
+
+    `measured_ms` and `again_ms` are by the reference in the table's milliseconds, `raw_ms` by the device's clock.
+    """
 
     arch: Arch
     predicted_ms: float
     low_ms: float
     high_ms: float
     measured_ms: float
+    raw_ms: float
     again_ms: float | None
 
 
@@ -43,8 +48,9 @@ class NetworkCheck:
 class Validation:
     """How well a table predicts. All errors are fractions; the floor is that of measuring twice (None: measured once).
 
-    `predictors` has the cross-validated score on the same networks of each predictor that there is, where these are
-    enough to compare.
+    `kept` is the fraction of networks that took no longer than the upper end of their interval. `slower` says by how
+    much longer the reference takes now than when the table was made. `predictors` has the cross-validated score on
+    the same networks of each predictor that there is, where these are enough to compare.
     """
 
     nets: int
@@ -55,6 +61,8 @@ class Validation:
     floor_mape: float | None
     floor_tau: float | None
     interval_coverage: float
+    kept: float
+    slower: float
     measurements: tuple[NetworkCheck, ...]
     seconds: float
     fit_for_use: bool
@@ -78,23 +86,31 @@ def validate(
     started = time.perf_counter()
     used = {network.arch for network in table.calibration.networks}
     archs = spread(table.space, table.cost or table.predict_many, nets, seed, exclude=used, without=table.rejected)
-    progress(0, 1, f"exporting the layers of {len(archs)} networks to ONNX")
-    models = layers_to_onnx(table.space, table.space.layers(), device.form.batch)
-    jobs = network_jobs(table.space, models, archs, device.form)
-    passes: list[Floats] = []
+    passes: list[tuple[list[Timing], float]] = []
     for _ in range(1 if table.device["label"] == "measured elsewhere" else 2):
         if passes:
             wait(pause_s, progress)
-        found = device.measure(jobs, device_progress(progress)).complete(device.name)
-        ratios = np.array([found.timings[network_name(arch)].ratio for arch in archs])
-        passes.append(ratios * table.reference_ms)
-    return compare(table, archs, passes[0], passes[1] if len(passes) > 1 else None, time.perf_counter() - started)
+        passes.append(measure_networks(table.space, device, archs, progress=progress))
+    first, second = (
+        [timing.ratio * table.reference_ms for timing in timings] for timings, _ in (passes[0], passes[-1])
+    )
+    again = np.array(second) if len(passes) > 1 else None
+    timings, reference_ms = passes[0]
+    raw_ms = np.array([timing.raw_ms for timing in timings])
+    slower = reference_ms / table.reference_ms - 1
+    return compare(table, archs, np.array(first), again, time.perf_counter() - started, raw_ms, slower)
 
 
 def compare(
-    table: LatencyTable, archs: Sequence[Arch], first: Floats, second: Floats | None, seconds: float
+    table: LatencyTable,
+    archs: Sequence[Arch],
+    first: Floats,
+    second: Floats | None,
+    seconds: float,
+    raw_ms: Floats | None = None,
+    slower: float = 0.0,
 ) -> Validation:
-    """The figures of a validation from one measurement or two (n,) in the table's ms."""
+    """The figures of a validation from one measurement or two (n,) in the table's ms; `raw_ms` are its clock's."""
     from .predictors import LEAST, compare_predictors  # imports scikit-learn, which a search does without
 
     promised = table.estimate_many(archs)
@@ -102,7 +118,9 @@ def compare(
     floor_tau = None if second is None else kendall_tau(second, first)
     again = [None] * len(archs) if second is None else second.tolist()
     within_10 = float((error <= 0.10).mean())
-    columns = zip(*(ms.tolist() for ms in (promised.ms, promised.low, promised.high, first)), again, strict=True)
+    raw = first if raw_ms is None else raw_ms
+    columns = zip(*(ms.tolist() for ms in (promised.ms, promised.low, promised.high, first, raw)), again, strict=True)
+    kept, enough = float((first <= promised.high).mean()), min(FIT_TAU, FIT_TAU if floor_tau is None else floor_tau)
     return Validation(
         nets=len(archs),
         mape=float(error.mean()),
@@ -112,11 +130,18 @@ def compare(
         floor_mape=None if second is None else float(np.abs(second / first - 1).mean()),
         floor_tau=floor_tau,
         interval_coverage=float(((promised.low <= first) & (first <= promised.high)).mean()),
+        kept=kept,
+        slower=slower,
         measurements=tuple(NetworkCheck(arch, *row) for arch, row in zip(archs, columns, strict=True)),
         seconds=seconds,
-        fit_for_use=within_10 >= FIT_WITHIN_10 and tau >= min(FIT_TAU, FIT_TAU if floor_tau is None else floor_tau),
+        fit_for_use=within_10 >= FIT_WITHIN_10 and tau >= enough and kept >= FIT_KEPT,
         predictors=compare_predictors(table, archs, first) if len(archs) >= LEAST else {},
     )
+
+
+def speed_words(name: str, slower: float) -> str:
+    """That a device is not as fast as when it was profiled: `slower` is the fraction by which it takes longer."""
+    return f"{name} now runs {abs(slower):.0%} {'slower' if slower > 0 else 'faster'} than profiled"
 
 
 def wait(seconds: float, progress: Progress) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from onnx.numpy_helper import to_array
 
 from hwnas.__main__ import run
 from hwnas.devices import Form, Job, Measurements, Progress, Timing
+from hwnas.export import layers_to_onnx
 from hwnas.supernet import ChainSpace, Data, load_data, load_space
 
 TINY = "mobilenet:size=16,channels=1,classes=10,stem=4,widths=4-8,depths=1-2,kernels=3-5,expansions=1-2,head=16"
@@ -43,8 +45,8 @@ def digits(tiny: ChainSpace) -> Data:
 class SimulatedDevice:
     """A model takes `call_ms`, `node_ms` per node but Identity, and `weight_ms` per weight.
 
-    So layers add up to networks exactly, but for what a job's name alone decides (`hidden`) and for what
-    changes from measurement to measurement (`noise`), both deviations of the logarithm.
+    So layers add up to networks exactly, but for what a job's name alone decides (`hidden`), what changes from one
+    time to the next (`noise`), and what all of a measurement have in common (`drift`), deviations of the logarithm.
     """
 
     name: str = "simulated"
@@ -53,12 +55,14 @@ class SimulatedDevice:
     weight_ms: float = 1e-3
     hidden: float = 0.0
     noise: float = 0.0
+    drift: float = 0.0
     reference_ms: float = 0.5
     half_width: float = 0.01
     rng: random.Random = field(default_factory=lambda: random.Random(0))
 
     runtime: str = "none"
     tail: float = 1.2  # p95 against the median
+    tails: float = 0.0  # deviation of that ratio between jobs, as a logarithm
     hot: float = 1.5  # under load against the median
     form: Form = field(default_factory=Form)
 
@@ -77,14 +81,15 @@ class SimulatedDevice:
         progress: Callable[[Progress], None] | None = None,
         samples: Path | None = None,
     ) -> Measurements:
-        timings = {}
+        timings, together = {}, self.rng.gauss(0, self.drift)
         for job in jobs:
-            shift = random.Random(job.name).gauss(0, self.hidden) + self.rng.gauss(0, self.noise)
+            shift = together + random.Random(job.name).gauss(0, self.hidden) + self.rng.gauss(0, self.noise)
             ms = self.time_ms(job) * math.exp(shift)
             ratio = ms / self.reference_ms
             sustained = ratio * self.hot if job.sustained_s else None
             interval = ratio * (1 - self.half_width), ratio * (1 + self.half_width)
-            timings[job.name] = Timing(job.name, ratio, *interval, 5, ms, ratio * self.tail, sustained)
+            p95 = ratio * self.tail * math.exp(random.Random(f"tail {job.name}").gauss(0, self.tails))
+            timings[job.name] = Timing(job.name, ratio, *interval, 5, ms, p95, sustained)
         if progress:
             progress(Progress(len(jobs), len(jobs), 5, 1.0, 0.01, 0.0))
         return Measurements(timings, self.reference_ms, 0.0, settled=True, samples=())
@@ -119,6 +124,19 @@ def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         assert contents(folder) == before
 
     return check
+
+
+@pytest.fixture
+def exported_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same layers are exported to ONNX once, however many devices are profiled: that is what takes the time."""
+    known: dict[tuple[object, ...], object] = {}
+
+    def once(space: ChainSpace, layers: Sequence[object], batch: int = 1) -> object:
+        key = (space, tuple(layers), batch)
+        return known[key] if key in known else known.setdefault(key, layers_to_onnx(space, layers, batch))  # type: ignore[arg-type]
+
+    for module in ("profile", "onboard"):  # whose functions hide the modules of the same name
+        monkeypatch.setattr(sys.modules[f"hwnas.latency.{module}"], "layers_to_onnx", once)
 
 
 @pytest.fixture(scope="session")

@@ -19,13 +19,12 @@ from ..files import check_target, write_atomic
 from ..latency.cost import COSTS
 from ..latency.profile import device_progress, formed
 from ..latency.renewal import check_device
+from ..latency.validation import SLOWER, speed_words
 from ..progress import Progress, silent
 from ..search.found import Found
 from ..supernet import Data, Supernet
 from ..supernet.evaluation import bn_images, calibrated_subnet
 from .runs import run_data, run_of, supernet_of
-
-SLOWER = 0.1  # from this change of the reference's time on, the user is told
 
 
 def export(
@@ -134,4 +133,4 @@ def _notes(name: str, result: Measurements, profiled_ms: float) -> Iterator[str]
         yield f"{name} was restless: its measurement is known to +-{half_width:.1%} only"
     slower = result.reference_ms / profiled_ms - 1
     if abs(slower) > SLOWER:
-        yield f"{name} now runs {abs(slower):.0%} {'slower' if slower > 0 else 'faster'} than profiled"
+        yield speed_words(name, slower)

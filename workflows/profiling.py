@@ -16,6 +16,7 @@ from ..latency import validate as validate_table
 from ..latency.onboard import onboard
 from ..latency.renewal import changes, renew
 from ..latency.samples import samples_file, save_samples
+from ..latency.validation import SLOWER, speed_words
 from ..progress import Progress, silent, unheard
 from .runs import space_of
 
@@ -83,6 +84,8 @@ def validate(
         loaded.save(table)
         note(f"{table} renewed by a spot check ({'; '.join(changed.values())}): {verdict}")
     found = validate_table(loaded, where, nets, pause_s, progress=progress)
+    if abs(found.slower) > SLOWER:
+        note(speed_words(loaded.name, found.slower))
     figures = {name: value for name, value in asdict(found).items() if name != "measurements"}
     replace(loaded, validation=figures).save(table)
     if out is not None:

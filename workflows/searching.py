@@ -146,9 +146,11 @@ def warn_of(name: str, table: LatencyTable, note: Callable[[str], None]) -> None
     how = f"run hwnas validate --space SPACE --table {name}.json --device DEVICE"
     if table.validation is None:
         note(f"the table of {name} was never validated: its promise is untested; {how}")
-    elif not table.validation["fit_for_use"]:
-        within = table.validation["within_10"]
-        note(f"the table of {name} is not fit for use: {within:.0%} of networks within 10 %; profile again, then {how}")
+    elif not (found := table.validation)["fit_for_use"]:
+        note(
+            f"the table of {name} is not fit for use: {found['within_10']:.0%} of networks within 10 %, Kendall tau "
+            f"{found['kendall_tau']:.2f}, {found['kept']:.0%} within what was promised; profile again, then {how}"
+        )
 
 
 def check_sums(best: Evaluation, space: SearchSpace, tables: Mapping[str, LatencyTable]) -> None:

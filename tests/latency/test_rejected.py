@@ -14,6 +14,8 @@ import pytest
 from hwnas.devices import Job, Measurements
 from hwnas.errors import FaultError, InputError
 from hwnas.latency import LatencyTable, analytic_cost, onboard, profile, spread, validate
+from hwnas.latency.calibration import Calibration
+from hwnas.latency.table import Entry
 from hwnas.search import Problem, search
 from hwnas.supernet import ChainSpace, load_space
 from hwnas.workflows.searching import rejection_cost
@@ -111,6 +113,10 @@ def test_networks_are_spread_where_few_random_ones_can_run() -> None:
     cost = analytic_cost(space, "flops")
     values = sorted(float(c) for c in cost(archs))
     assert values[-1] > 3 * values[0]
+    entries = {layer: Entry(ms, ms, ms, 9) for layer in space.layers() for ms in (float(layer.op != "identity"),)}
+    table = LatencyTable({"name": "d"}, space, entries, Calibration(), 1.0, rejected=dict.fromkeys(rejected, "no"))
+    low, high = table.range_ms()
+    assert 0 < low < high
 
 
 def test_a_network_that_cannot_run_for_another_reason_is_a_fault(tiny: ChainSpace, simulated: Simulated) -> None:

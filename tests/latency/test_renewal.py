@@ -55,6 +55,18 @@ def test_an_update_that_makes_all_faster_alike_rescales_the_table(
     assert renewed.validation is None
 
 
+def test_a_small_change_of_all_layers_is_none_that_a_limit_forgives(table: LatencyTable, simulated: Simulated) -> None:
+    slower = simulated(runtime="newer", call_ms=0.0513, node_ms=0.02052, weight_ms=1.026e-3)
+    renewed, factor = renew(table, slower)
+    assert factor == pytest.approx(1.026)
+    assert renewed.validation is None
+
+
+def test_what_a_device_no_longer_tells_makes_it_another(table: LatencyTable, simulated: Simulated) -> None:
+    with pytest.raises(MismatchError, match=r"on another device \(board lahaina -> None\)"):
+        renew(replace(table, device={**table.device, "board": "lahaina"}), simulated())
+
+
 def test_an_update_that_changes_layers_differently_refuses_the_table(table: LatencyTable, simulated: Simulated) -> None:
     with pytest.raises(MismatchError, match=r"no longer holds \(runtime none -> newer\).*times as long: run"):
         renew(table, simulated(runtime="newer", node_ms=0.05))

@@ -67,7 +67,7 @@ def test_a_prediction_is_the_calibrated_sum(table: LatencyTable) -> None:
     for arch in archs_of(table.space):
         found = table.predict(arch)
         assert found.ms == pytest.approx(by_hand(table, arch), rel=1e-12)
-        assert (found.low, found.high) == pytest.approx((0.95 * found.ms, 1.05 * found.ms))
+        assert (found.low, found.high) == pytest.approx((found.ms / 1.05, 1.05 * found.ms))
 
 
 def test_the_range_is_exact_for_sums_and_drawn_otherwise(table: LatencyTable) -> None:
@@ -266,7 +266,8 @@ def test_fewer_networks_tell_less_and_none_nothing() -> None:
     margins = [np.mean([fit(networks(count, 0.01, seed=s), 0.0).margin for s in range(20)]) for count in (10, 4, 1)]
     assert margins == sorted(margins)
     nothing = fit([], 0.02)
-    assert (nothing.scale, nothing.offset_ms, nothing.margin, nothing.overhead_ms) == (1, 0, 0.3, 0.02)
+    assert nothing.margin > 0.5
+    assert (nothing.scale, nothing.offset_ms, nothing.overhead_ms) == (1, 0, 0.02)
 
 
 def test_a_term_never_makes_a_layer_take_less_than_nothing() -> None:

@@ -6,6 +6,7 @@ import os
 import random
 import runpy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,10 @@ import pytest
 
 from hwnas.errors import InputError, MismatchError
 from hwnas.latency import LatencyTable, profile
+from hwnas.latency.calibration import sizes_of
 from hwnas.latency.onboard import onboard
+from hwnas.latency.profile import measure_networks
+from hwnas.latency.table import Entry
 from hwnas.latency.transfer import Prior, choose, prior, transfer
 from hwnas.supernet import ChainSpace, load_space
 
@@ -122,6 +126,34 @@ def test_a_new_device_gets_a_table_from_ten_networks(
     assert np.abs(told.ms / truth - 1).mean() < 0.02
     assert ((told.low <= truth) & (truth <= told.high)).mean() >= 0.9
     assert (table.name, table.reference_ms, len(table.calibration.networks)) == ("new", 2.0, 10)
+
+
+@pytest.mark.usefixtures("exported_once")
+def test_intervals_of_a_told_table_hold_where_layers_do_not_add_up(
+    earlier: list[LatencyTable], tiny: ChainSpace, simulated: Simulated
+) -> None:
+    """Networks that were not measured, on devices with a life of their own, in another run."""
+    archs = sorted({tiny.canonical(tiny.sample(random.Random(i))) for i in range(60)})
+    held = []
+    for seed in range(10):
+        device = simulated("new", 0.2, 0.2, 2e-3, hidden=0.02, drift=0.007, rng=random.Random(seed))
+        table = onboard(tiny, device, earlier, networks=10).table
+        told, used = table.estimate_many(archs), {network.arch for network in table.calibration.networks}
+        ms = np.array([t.ratio for t in measure_networks(tiny, device, archs)[0]]) * table.reference_ms
+        new = np.array([arch not in used for arch in archs])
+        held.append(((told.low <= ms) & (ms <= told.high))[new].mean())
+    assert np.mean(held) >= 0.85
+
+
+def test_a_layer_that_takes_nothing_elsewhere_is_not_nothing_here(tiny: ChainSpace, simulated: Simulated) -> None:
+    """One of the earlier tables has a layer that no clock could see."""
+    tables = [profile(tiny, simulated("a")).table, profile(tiny, simulated("b", node_ms=0.05)).table]
+    unseen = next(layer for layer, entry in tables[0].entries.items() if entry.rounds)
+    tables[0] = replace(tables[0], entries={**tables[0].entries, unseen: Entry(0, 0, 0, 9)})
+    new = simulated("new", node_ms=0.03)
+    table, whole = onboard(tiny, new, tables).table, profile(tiny, new).table
+    told, true = (t.calibration.layer_ms(t.entries[unseen].ms, sizes_of(tiny, unseen)) for t in (table, whole))
+    assert told > 0.2 * true
 
 
 def test_tables_of_another_space_are_refused(earlier: list[LatencyTable], simulated: Simulated) -> None:
