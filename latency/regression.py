@@ -2,7 +2,7 @@
 
     y = X w + e,   w ~ N(0, I),   e ~ N(0, noise^2 I)
 
-Rasmussen and Williams 2006 (http://gaussianprocess.org/gpml), sections 2.1, 5.4. With few rows the weights stay near
+Rasmussen and Williams 2006 (https://gaussianprocess.org/gpml), sections 2.1, 5.4. With few rows the weights stay near
 zero, with many they go where the rows say; how few is few follows from the scales of X and of the noise.
 """
 

@@ -4,7 +4,7 @@ What a device takes for an item (a network, a layer) is, on a log scale or as re
 earlier devices plus a combination of the ways in which these differed from each other, plus noise. So the few
 measurements of a new device have only to say which combination it is; the items to measure are those that say most.
 This is Gaussian-process regression with a covariance learned from the earlier devices (Rasmussen and Williams 2006,
-http://gaussianprocess.org/gpml, eqs. 2.25, 2.26); the choice is greedy A-optimal design.
+https://gaussianprocess.org/gpml, eqs. 2.25, 2.26); the choice is greedy A-optimal design.
 """
 
 from __future__ import annotations

@@ -62,8 +62,6 @@ def search(
     loaded = load_tables(tables, supernet.space)
     timed = {name: table for name, table in loaded.items() if table.timed}
     by_name = timed | statistics_of(timed, [*wanted, *([pareto] if pareto else [])])
-    for name, table in by_name.items():
-        warn_of(name, table, note)
     costs = search_costs(supernet.space, by_name, wanted, pareto, loaded.keys() - timed.keys())
     runs = {f"{name}.rejected": rejection_cost(table) for name, table in loaded.items() if table.rejected}
     data, weights = run_data(trained, supernet.space), weights_fingerprint(supernet)
@@ -71,6 +69,8 @@ def search(
         accuracy = stored_accuracy(store, trained, supernet, data, weights)
         problem = Problem(supernet.space, accuracy, costs | runs, wanted | dict.fromkeys(runs, 0.5))
         result = run_search(problem, strategy, budget, seed, _search_progress(progress))
+    for name, table in by_name.items():
+        warn_of(name, table, note)
     check_sums(result.best, supernet.space, loaded | by_name)
     found = Found(
         **_described(result, supernet.space, by_name, pareto),

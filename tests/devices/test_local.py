@@ -106,7 +106,7 @@ def test_load_device_reads_settings() -> None:
         ("local:threads=0", "device local: threads is 0; it must be positive"),
         ("local:batch=0", "batch is 0; it must be positive"),
         ("local:precision=fp8", "unknown precision 'fp8'; did you mean fp32"),
-        ("local:cores=all", "cores is 'all'; it is written as 0-3 or 4,6"),
+        ("local:cores=all", "cores is 'all'; it is written as 0-3, and in a device's file also as 4,6"),
         ("local:min_rounds=300", "min_rounds 300 and max_rounds 200 exclude each other"),
         ("local:optimization=most", "unknown optimization 'most'"),
     ],
