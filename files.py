@@ -27,8 +27,10 @@ def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(path)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=PART, delete=False) as file:
-            temporary = Path(file.name)
+        # no NamedTemporaryFile: a Ctrl-C that arrives while Python finalises one is lost
+        number, name = tempfile.mkstemp(PART, f".{path.name}.", path.parent)
+        temporary = Path(name)
+        with os.fdopen(number, "wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
