@@ -50,13 +50,15 @@ def to_int8(model: onnx.ModelProto) -> onnx.ModelProto:
 
     root = logging.getLogger()
     level = root.level
+    own = onnx.ModelProto()
+    own.CopyFrom(model)  # what it is given it leaves without its larger weights
     root.setLevel(logging.ERROR)  # it advises preprocessing, once per network
     with tempfile.TemporaryDirectory(prefix="hwnas-") as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         target = Path(folder) / "int8.onnx"
         try:
             quantize_static(
-                model,
+                own,
                 str(target),
                 _RandomInputs(model),
                 quant_format=QuantFormat.QDQ,
