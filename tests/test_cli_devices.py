@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -98,3 +99,10 @@ def test_load_cannot_be_told_from_other_devices(made: Path, tmp_path: Path, caps
     assert run([*command, "--from", f"{made}/local.json", "--sustained", "5"]) == 2
     assert "leave out --from" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_table_of_an_earlier_device_leaves_nothing_behind(
+    tmp_path: Path, refused: Callable[..., None]
+) -> None:
+    typed = f"profile --space {SPACE} --device {LOCAL} --from none.json --out new.json"
+    refused(tmp_path, typed, ["there is no file none.json"])

@@ -44,12 +44,12 @@ def profile(
     if earlier and sustained_s:
         raise InputError("--sustained needs a whole profile: leave out --from")
     loaded, where = space_of(space), load_device(device)
+    tables = [LatencyTable.load(path) for path in earlier]
     samples = out.with_name(out.name + ".samples")
     with exclusive(samples):
         if any(samples.glob("*/samples.jsonl")) and not resume:
             raise InputError(f"{samples} holds an unfinished profile: add --resume to continue it, or remove it")
-        if earlier:
-            tables = [LatencyTable.load(path) for path in earlier]
+        if tables:
             found = onboard(loaded, where, tables, samples, networks, seed, progress)
         else:
             found = profile_device(loaded, where, samples, networks, sustained_s, seed, progress)
