@@ -75,6 +75,7 @@ def one_size(space: SearchSpace, device: Device, work: Path, nets: int) -> dict[
     return {
         **validation,
         "onboarding_s": seconds,
+        "margin": table.calibration.margin,
         "over_limit": float((used_share > 1).mean()),
         "worst_over": float(used_share.max() - 1),
         "unused": float(np.median(1 - used_share)),
@@ -158,6 +159,7 @@ ROWS = {  # what is printed: the figure, its bar, how it is written
     "within 10 %": ("within_10", ">= 99.5 %", "{:.1%}"),
     "mean error": ("mape", "<= max(1.5 x floor, 1.5 %)", "{:.2%}"),
     "the floor: measured twice": ("floor_mape", "", "{:.2%}"),
+    "upper half of the interval": ("margin", "", "{:.1%}"),
     "90 % intervals hold": ("interval_coverage", "86-94 %", "{:.1%}"),
     "all together, the first time": ("together_first", "", "{:+.1%}"),
     "all together, the second time": ("together_second", "", "{:+.1%}"),
