@@ -130,7 +130,7 @@ def profile(
     earlier: Annotated[
         list[Path] | None, typer.Option("--from", help="Table of an earlier device; repeatable.")
     ] = None,
-    networks: Annotated[int, typer.Option(min=3, help="Whole networks to measure.")] = 10,
+    networks: Annotated[int | None, typer.Option(min=3, help="Whole networks to measure: 20, with --from 10.")] = None,
     sustained: Annotated[float, typer.Option(min=0, help="Seconds of load, for a limit DEVICE.sustained.")] = 0,
     seed: SeedOption = 0,
     resume: ResumeOption = False,
@@ -158,7 +158,9 @@ def profile(
     if earlier:
         console.print(f"{out}: {measured} layers on {table.name}, told by {len(fit.networks)} networks, {known}")
         if fit.margin > VAGUE:
-            console.print(f"that is vague: measure more (--networks {2 * networks}), or profile without --from")
+            console.print(
+                f"that is vague: measure more (--networks {2 * len(fit.networks)}), or profile without --from"
+            )
     else:
         console.print(f"{out}: {measured} layers on {table.name}, calibrated by {len(fit.networks)} networks, {known}")
     widest = max((e.high - e.low) / 2 / e.ms for e in table.entries.values() if e.rounds)

@@ -7,6 +7,7 @@ import json
 import os
 import tempfile
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from glob import escape
@@ -18,6 +19,7 @@ from filelock import FileLock, Timeout
 from .errors import FaultError, InputError, MismatchError, write_fault
 
 PART = ".part"
+MADE_BY = {"table": "profile", "found": "search"}  # kinds of files that people name, by the command that writes them
 STALE_SECONDS = 3600  # nobody writes one file for so long without a word to the disk
 
 
@@ -69,7 +71,8 @@ def read_json(path: Path, kind: str, version: int) -> dict[str, Any]:
     try:
         data = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise InputError(f"there is no file {path}") from None
+        made = f": hwnas {MADE_BY[kind]} makes one" if kind in MADE_BY else ""
+        raise InputError(f"there is no file {path}{made}") from None
     except IsADirectoryError:
         raise InputError(f"{path} is a folder; a hwnas {kind} file was expected") from None
     except (ValueError, OSError) as error:
@@ -84,6 +87,20 @@ def read_json(path: Path, kind: str, version: int) -> dict[str, Any]:
             f"{path} has format version {data.get('version')}, this hwnas reads {version}: write it again"
         )
     return data
+
+
+def read_tables(path: Path, kind: str) -> dict[str, Any]:
+    """The tables of a TOML file; InputError names the line where it is none. `kind` says what was expected."""
+    try:
+        return tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise InputError(
+            f"there is no file {path}; a {kind} was expected: hwnas list {kind}s shows those built in"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the {kind} {path} ({error}): name another file") from error
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path} is not TOML: {error}") from error
 
 
 @contextmanager

@@ -29,12 +29,12 @@ from threadpoolctl import threadpool_limits  # of scikit-learn
 from hwnas.devices import Device, load_device
 from hwnas.files import write_bytes
 from hwnas.latency import LatencyTable, analytic_cost, profile, spread
-from hwnas.latency.profile import measure_networks
+from hwnas.latency.anchors import measure_networks
 from hwnas.latency.validation import compare
 from hwnas.search import Evolution, Problem, search
 from hwnas.supernet import Arch, SearchSpace, load_space
 
-LIMITS, SEEDS, BUDGET = 20, 5, 400
+LIMITS, SEEDS, BUDGET = 20, 5, 1000  # evaluations, as in single-path one-shot NAS
 
 
 def main() -> None:
@@ -58,12 +58,12 @@ def one_size(space: SearchSpace, device: Device, work: Path, nets: int) -> dict[
     table, seconds = profiled(space, device, work / "quiet")
     used = {network.arch for network in table.calibration.networks}
     archs = spread(space, table.cost or table.predict_many, nets, seed=1, exclude=used, without=table.rejected)
-    first, second = (measured(space, device, archs, table, work / f"pass{i}") for i in (1, 2))
+    first, second = (measured(device, archs, table, work / f"pass{i}") for i in (1, 2))
     validation = asdict(compare(table, archs, first, second, 0.0))
     validation["measurements"] = [list(check.values()) for check in validation["measurements"]]
     promises = promised(space, table)
     winners = sorted({arch for arch, _ in promises})
-    took = dict(zip(winners, measured(space, device, winners, table, work / "winners"), strict=True))
+    took = dict(zip(winners, measured(device, winners, table, work / "winners"), strict=True))
     used_share = np.array([took[arch] / limit for arch, limit in promises])
     together = [
         np.median(ms / table.predict_many(nets_of) - 1)
@@ -100,11 +100,11 @@ def profiled(space: SearchSpace, device: Device, work: Path) -> tuple[LatencyTab
 
 
 def measured(
-    space: SearchSpace, device: Device, archs: Sequence[Arch], table: LatencyTable, work: Path
+    device: Device, archs: Sequence[Arch], table: LatencyTable, work: Path
 ) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Networks (n,) in the table's ms; what was measured before is not measured again."""
-    timings, _ = measure_networks(space, device, archs, work, said(work.name))
-    return np.array([timing.ratio for timing in timings]) * table.reference_ms
+    seen = measure_networks(table, device, archs, work, said(work.name))
+    return np.array([seen.table_ms(seen.timing(arch).ratio) for arch in archs])
 
 
 def promised(space: SearchSpace, table: LatencyTable) -> list[tuple[Arch, float]]:

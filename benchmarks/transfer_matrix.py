@@ -21,7 +21,7 @@ import numpy as np
 from hwnas import workflows
 from hwnas.devices import load_device
 from hwnas.latency import LatencyTable
-from hwnas.latency.profile import measure_networks
+from hwnas.latency.anchors import measure_networks
 from hwnas.latency.ranks import kendall_tau
 from hwnas.supernet import Arch, TrainSettings
 
@@ -81,10 +81,12 @@ def searched(out: Path, name: str, limit_ms: float, seed: int) -> dict[str, Any]
 
 def measure(out: Path, name: str, archs: list[Arch], table: LatencyTable) -> dict[Arch, tuple[float, float, float]]:
     """Each network on a target: ms in the table's time, and the ends of its 90 % interval."""
-    timings, _ = measure_networks(table.space, load_device(TARGETS[name]), archs, out / f"measured-{name}")
-    ratios = [(timing.ratio, timing.low, timing.high) for timing in timings]
-    ms = [tuple(ratio * table.reference_ms for ratio in three) for three in ratios]
-    return dict(zip(archs, ms, strict=True))  # type: ignore[arg-type]
+    seen = measure_networks(table, load_device(TARGETS[name]), archs, out / f"measured-{name}")
+    timings = {arch: seen.timing(arch) for arch in archs}
+    return {
+        arch: (seen.table_ms(timing.ratio), seen.table_ms(timing.low), seen.table_ms(timing.high))
+        for arch, timing in timings.items()
+    }
 
 
 def agreement(tables: dict[str, LatencyTable], nets: int = 500) -> list[str]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import FaultError
-from .remote import DroppedError, Remote, Wire
+from .remote import DroppedError, RemoteHost, Wire
 from .ssh import SshHost
 
 PROPERTIES = {"phone": "ro.product.model", "board": "ro.board.platform", "os": "ro.build.version.release"}
@@ -19,7 +19,7 @@ ADB_S = 30  # an adb that says nothing for so long has lost the phone
 
 
 @dataclass(frozen=True)
-class AdbHost:
+class AdbHost(RemoteHost):
     """A phone with Termux and its SSH server, reached through adb.
 
     `serial` says which phone, as `adb devices` lists it (empty: the only one). adb forwards `port` of this machine to
@@ -40,16 +40,9 @@ class AdbHost:
 
     def describe(self, program: Sequence[Path], options: Mapping[str, Any]) -> dict[str, str]:
         """What the program says there, and what Android says of the phone."""
-        machine = self._remote().describe(program, options)
+        machine = super().describe(program, options)
         told = {name: self._adb("shell", "getprop", key).strip() for name, key in PROPERTIES.items()}
         return {**machine, **{name: value for name, value in told.items() if value}}
-
-    def work(self, program: Sequence[Path], folder: Path, listen: Callable[[str], None]) -> None:
-        """Run the program there on a copy of `folder`."""
-        self._remote().work(program, folder, listen)
-
-    def _remote(self) -> Remote:
-        return Remote(self.connect, self.python, self.folder, self.patience_s)
 
     @contextmanager
     def connect(self) -> Iterator[Wire]:

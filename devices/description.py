@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, unknown_name
+from ..files import read_tables
 from ..names import parse_settings
 from .adb import AdbHost
 from .by_hand import FolderDevice
@@ -54,12 +54,7 @@ def local_device(settings: str) -> TimedDevice:
 
 def read_device(path: Path) -> TimedDevice:
     """The device that a TOML file describes; InputError names the key, or the line where the file is no TOML."""
-    try:
-        data = tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read the device {path}: {error}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{path} is not TOML: {error}") from error
+    data = read_tables(path, "device")
     for key in data:
         if key not in KEYS:
             raise InputError(f"{path}: {unknown_name('key', key, KEYS)}")

@@ -12,9 +12,9 @@ import json
 import secrets
 import tarfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -53,25 +53,27 @@ class Wire(Protocol):
         """
 
 
-@dataclass(frozen=True)
-class Remote:
-    """A machine behind a wire: `start` are the words that start Python there, `root` a folder for the work.
+class RemoteHost(ABC):
+    """A machine behind a wire: `python` are the words that start Python there, `folder` is where the work goes.
 
     A wire that breaks is connected again for as long as new samples keep coming, and `patience_s` longer.
     """
 
-    connect: Callable[[], AbstractContextManager[Wire]]
-    start: tuple[str, ...]
-    root: str
+    python: tuple[str, ...]
+    folder: str
     patience_s: float
+
+    @abstractmethod
+    def connect(self) -> AbstractContextManager[Wire]:
+        """A connection for as long as the block lasts; DroppedError where the machine can't be reached."""
 
     def describe(self, program: Sequence[Path], options: Mapping[str, Any]) -> dict[str, str]:
         """What a measuring program says of the machine."""
         try:
-            with self.connect() as wire, _folder(wire, f"{self.root}/{secrets.token_hex(8)}") as there:
+            with self.connect() as wire, _folder(wire, f"{self.folder}/{secrets.token_hex(8)}") as there:
                 try:
                     _send(wire, program, there)
-                    said = "".join(wire.execute([*self.start, f"{there}/{program[0].name}", json.dumps(options)]))
+                    said = "".join(wire.execute([*self.python, f"{there}/{program[0].name}", json.dumps(options)]))
                 finally:
                     with suppress(DroppedError, FailedError):
                         _remove(wire, there)
@@ -88,7 +90,7 @@ class Remote:
 
     def work(self, program: Sequence[Path], folder: Path, listen: Callable[[str], None]) -> None:
         """Run a measuring program there on a copy of `folder`, as `Host.work` says."""
-        there, last_s, had = f"{self.root}/{_place(folder)}", time.monotonic(), -1
+        there, last_s, had = f"{self.folder}/{_place(folder)}", time.monotonic(), -1
         timer.read_samples(folder / SAMPLES)  # cuts off a line that is not whole
         for attempt in itertools.count(1):
             connected = False
@@ -115,7 +117,7 @@ class Remote:
         _send(wire, _missing(wire, there, program, folder), there)
         fetched_s = time.monotonic()
         try:
-            for line in wire.execute([*self.start, f"{there}/{program[0].name}", there]):
+            for line in wire.execute([*self.python, f"{there}/{program[0].name}", there]):
                 if time.monotonic() - fetched_s > FETCH_S:
                     _fetch_samples(wire, there, folder)
                     fetched_s = time.monotonic()

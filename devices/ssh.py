@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import shlex
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FaultError, InputError
-from .remote import DroppedError, FailedError, Remote, Wire
+from .remote import DroppedError, FailedError, RemoteHost, Wire
 
 if TYPE_CHECKING:
     import paramiko
@@ -22,7 +22,7 @@ DEAD_S = 20  # without an answer for so long the wire counts as broken
 
 
 @dataclass(frozen=True)
-class SshHost:
+class SshHost(RemoteHost):
     """A machine with an SSH server and Python.
 
     `address` is its name, or an alias in `config` (OpenSSH's file, which may give user, port and key). Its key must
@@ -44,20 +44,9 @@ class SshHost:
         if not self.address or not self.python:
             raise InputError("an ssh host needs an address, and the words that start Python there")
 
-    def describe(self, program: Sequence[Path], options: Mapping[str, Any]) -> dict[str, str]:
-        """What the program says of the machine there."""
-        return self._remote().describe(program, options)
-
-    def work(self, program: Sequence[Path], folder: Path, listen: Callable[[str], None]) -> None:
-        """Run the program there on a copy of `folder`."""
-        self._remote().work(program, folder, listen)
-
-    def _remote(self) -> Remote:
-        return Remote(self.connect, self.python, self.folder, self.patience_s)
-
     @contextmanager
     def connect(self) -> Iterator[Wire]:
-        """A connection for as long as the block lasts; DroppedError where the machine can't be reached."""
+        """A connection for as long as the block lasts; a host key that is not known is refused."""
         paramiko = _library()
         client = paramiko.SSHClient()
         known = Path(self.known_hosts).expanduser()

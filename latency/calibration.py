@@ -25,12 +25,16 @@ SCALE, TERM = 0.3, 0.1  # how far the scale is likely to be from 1, and a term f
 NOISES = (0.002, 0.003, 0.005, 0.007, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1)  # relative; the networks decide which
 NOISE = 0.01
 DRIFT = 0.007  # deviation of all ratios to the reference together from one run to the next (38 runs on a quiet host)
+ANCHORED = 0.004  # the same where a table's own networks are measured beside
 Z_90 = float(stats.norm.ppf(0.95))  # deviations to the ends of a 90 % interval
 
 
-def run_margin(errors: ArrayLike) -> float:
-    """The margin, a fraction, for relative errors (n,) within one run, with what the next run differs by."""
-    return float(np.expm1(Z_90 * np.sqrt(np.mean(np.square(errors)) + DRIFT**2)))
+def run_margin(errors: ArrayLike, freedom: float = np.inf) -> float:
+    """The margin, a fraction, for relative errors (n,) within one run, with what the next run differs by.
+
+    By Student's t, where the errors are known with so few degrees of `freedom`.
+    """
+    return float(np.expm1(stats.t.ppf(0.95, freedom) * np.sqrt(np.mean(np.square(errors)) + ANCHORED**2)))
 
 
 def sizes_of(space: SearchSpace, layer: Layer) -> Sizes:
@@ -94,7 +98,8 @@ def fit(networks: Sequence[Network], overhead_ms: float) -> Calibration:
     """The calibration that whole networks tell, by `regress` on relative errors.
 
     The rows are (y - x) / y = sum_k w_k c_k / y for measured y, sums x, and c_k the sum x itself, the sizes and a
-    constant, each scaled to the mean of y. The margin is what is foretold for networks that were left out in turn.
+    constant, each scaled to the mean of y. The margin is what is foretold of networks like these, widened by what those
+    left out in turn were missed by more than foretold.
     """
     if not networks:
         return Calibration(overhead_ms=overhead_ms, margin=run_margin(np.hypot(SCALE, 2 * TERM)))
@@ -102,12 +107,13 @@ def fit(networks: Sequence[Network], overhead_ms: float) -> Calibration:
     columns = np.column_stack([x, [network.sizes for network in networks], np.ones(len(x))])
     means = columns.mean(axis=0)
     likely = np.array([SCALE, TERM, TERM, TERM, TERM]) * np.divide(y.mean(), means, where=means > 0, out=0 * means)
-    found = regress(columns * likely / y[:, None], 1 - x / y, NOISES, NOISE)
+    rows = columns * likely / y[:, None]
+    found = regress(rows, 1 - x / y, NOISES, NOISE)
     more, layer_ms, element_ms, weight_ms, offset_ms = map(float, found.weights * likely)
     return Calibration(
         1 + more,
         offset_ms,
-        run_margin(found.surprise * found.promised),
+        run_margin(found.surprise * found.deviation(rows), found.freedom),
         overhead_ms,
         tuple(networks),
         (layer_ms, element_ms, weight_ms),

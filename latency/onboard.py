@@ -31,6 +31,7 @@ from .spread import spread
 from .table import Entry, LatencyTable
 from .transfer import Floats, Prior, choose, prior, transfer
 
+FEW_NETWORKS = 10
 POOL = 2000
 KIND = 0.15  # deviation of a kind of layer on a new device, beyond what earlier ones differed by
 STEPS = 4  # of Gauss-Newton; the first two do nearly all
@@ -42,7 +43,7 @@ def onboard(
     device: Device,
     earlier: Sequence[LatencyTable],
     samples: Path | None = None,
-    networks: int = 10,
+    networks: int = FEW_NETWORKS,
     seed: int = 0,
     progress: Progress = silent,
 ) -> Profiled:

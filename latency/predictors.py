@@ -1,6 +1,6 @@
 """Other predictors of latency than the table, learned from whole networks; cross-validation says which is best.
 
-The table needs ten networks and is a sum over layers, for which a search has exact methods. The others are for what
+The table needs a few networks and is a sum over layers, for which a search has exact methods. The others are for what
 may be no such sum: a device that runs branches at once, or overlaps layers. All have the table's two methods,
 so each can be the cost of a `Problem`, or re-rank what a search has found.
 """

@@ -24,7 +24,9 @@ NOISE_SPREAD = 0.7  # deviation of the noise's logarithm around what is typical
 class Regression:
     """Weights (k,) with their covariance (k, k), the noise, and for each row (n,) what leaving it out shows.
 
-    `missed` is the error for a row that was left out, `promised` the standard deviation foretold of it.
+    `missed` is the error for a row that was left out, `promised` the standard deviation foretold of it. `freedom` are
+    the degrees of freedom with which the noise is known: the rows that the weights did not use up, and one for what
+    was thought of it before.
     """
 
     weights: Floats
@@ -32,6 +34,7 @@ class Regression:
     noise: float
     missed: Floats
     promised: Floats
+    freedom: float
 
     @property
     def surprise(self) -> float:
@@ -65,4 +68,5 @@ def regress(design: Floats, target: Floats, noises: Sequence[float], typical: fl
         noise=noise,
         missed=inverse @ target / left_out,  # eq. 5.12
         promised=np.sqrt(1 / left_out),
+        freedom=1 + noise**2 * float(left_out.sum()),
     )

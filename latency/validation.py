@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ..devices import Device, Timing
+from ..devices import Device
 from ..progress import Progress, silent
 from ..supernet.space import Arch
-from .profile import measure_networks
+from .anchors import Beside, measure_networks
 from .ranks import kendall_tau
 from .spread import spread
 from .table import LatencyTable
@@ -32,7 +32,8 @@ SLOWER = 0.1  # a reference that takes so much longer or shorter than when the t
 class NetworkCheck:
     """One network: what the table promised, and what two measurements, minutes apart, found.
 
-    `measured_ms` and `again_ms` are by the reference in the table's milliseconds, `raw_ms` by the device's clock.
+    `measured_ms` and `again_ms` are in the table's milliseconds, by the reference and the table's own networks
+    (`anchors`), `raw_ms` is by the device's clock.
     """
 
     arch: Arch
@@ -49,7 +50,8 @@ class Validation:
     """How well a table predicts. All errors are fractions; the floor is that of measuring twice (None: measured once).
 
     `kept` is the fraction of networks that took no longer than the upper end of their interval. `slower` says by how
-    much longer the reference takes now than when the table was made. `predictors` has the cross-validated score on
+    much longer the reference takes now than when the table was made, `changed` by how much longer, against the
+    reference, a middling one of the table's own networks. `predictors` has the cross-validated score on
     the same networks of each predictor that there is, where these are enough to compare.
     """
 
@@ -63,6 +65,7 @@ class Validation:
     interval_coverage: float
     kept: float
     slower: float
+    changed: float
     measurements: tuple[NetworkCheck, ...]
     seconds: float
     fit_for_use: bool
@@ -86,19 +89,16 @@ def validate(
     started = time.perf_counter()
     used = {network.arch for network in table.calibration.networks}
     archs = spread(table.space, table.cost or table.predict_many, nets, seed, exclude=used, without=table.rejected)
-    passes: list[tuple[list[Timing], float]] = []
+    passes: list[Beside] = []
     for _ in range(1 if table.device["label"] == "measured elsewhere" else 2):
         if passes:
             wait(pause_s, progress)
-        passes.append(measure_networks(table.space, device, archs, progress=progress))
-    first, second = (
-        [timing.ratio * table.reference_ms for timing in timings] for timings, _ in (passes[0], passes[-1])
-    )
-    again = np.array(second) if len(passes) > 1 else None
-    timings, reference_ms = passes[0]
-    raw_ms = np.array([timing.raw_ms for timing in timings])
-    slower = reference_ms / table.reference_ms - 1
-    return compare(table, archs, np.array(first), again, time.perf_counter() - started, raw_ms, slower)
+        passes.append(measure_networks(table, device, archs, progress=progress))
+    first, second = (np.array([seen.table_ms(seen.timing(a).ratio) for a in archs]) for seen in (passes[0], passes[-1]))
+    raw_ms = np.array([passes[0].timing(arch).raw_ms for arch in archs])
+    again = second if len(passes) > 1 else None
+    seconds, slower = time.perf_counter() - started, passes[0].found.reference_ms / table.reference_ms - 1
+    return compare(table, archs, first, again, seconds, raw_ms, slower, float(np.expm1(passes[0].change.level)))
 
 
 def compare(
@@ -109,6 +109,7 @@ def compare(
     seconds: float,
     raw_ms: Floats | None = None,
     slower: float = 0.0,
+    changed: float = 0.0,
 ) -> Validation:
     """The figures of a validation from one measurement or two (n,) in the table's ms; `raw_ms` are its clock's."""
     from .predictors import LEAST, compare_predictors  # imports scikit-learn, which a search does without
@@ -132,6 +133,7 @@ def compare(
         interval_coverage=float(((promised.low <= first) & (first <= promised.high)).mean()),
         kept=kept,
         slower=slower,
+        changed=changed,
         measurements=tuple(NetworkCheck(arch, *row) for arch, row in zip(archs, columns, strict=True)),
         seconds=seconds,
         fit_for_use=within_10 >= FIT_WITHIN_10 and tau >= enough and kept >= FIT_KEPT,

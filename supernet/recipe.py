@@ -6,7 +6,6 @@ A list is a choice: of resolutions, of widths and depths of a stage, of any para
 from __future__ import annotations
 
 import itertools
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import tomli_w
 
 from ..errors import InputError, unknown_name
+from ..files import read_tables
 from .blocks import ACTIVATIONS, PARAMETERS
 from .layer import Layer, Value
 
@@ -120,13 +120,7 @@ def _check_param(name: str, value: Value) -> None:
 
 def read_toml(path: Path) -> Recipe:
     """The recipe in a TOML file; InputError names the key, or the line where the file is no TOML."""
-    try:
-        data = tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read the space {path}: {error}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{path} is not TOML: {error}") from error
-    return recipe_from(data, str(path))
+    return recipe_from(read_tables(path, "space"), str(path))
 
 
 def recipe_from(data: Mapping[str, Any], source: str) -> Recipe:

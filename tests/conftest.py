@@ -45,8 +45,8 @@ def digits(tiny: ChainSpace) -> Data:
 class SimulatedDevice:
     """A model takes `call_ms`, `node_ms` per node but Identity, and `weight_ms` per weight.
 
-    So layers add up to networks exactly, but for what a job's name alone decides (`hidden`), what changes from one
-    time to the next (`noise`), and what all of a measurement have in common (`drift`), deviations of the logarithm.
+    So layers add up to networks exactly, but for what a job's name and `nature` decide (`hidden`), what changes from
+    one time to the next (`noise`), and what all of a measurement have in common (`drift`), deviations of the logarithm.
     """
 
     name: str = "simulated"
@@ -54,6 +54,7 @@ class SimulatedDevice:
     node_ms: float = 0.02
     weight_ms: float = 1e-3
     hidden: float = 0.0
+    nature: str = ""
     noise: float = 0.0
     drift: float = 0.0
     reference_ms: float = 0.5
@@ -83,12 +84,14 @@ class SimulatedDevice:
     ) -> Measurements:
         timings, together = {}, self.rng.gauss(0, self.drift)
         for job in jobs:
-            shift = together + random.Random(job.name).gauss(0, self.hidden) + self.rng.gauss(0, self.noise)
+            shift = (
+                together + random.Random(self.nature + job.name).gauss(0, self.hidden) + self.rng.gauss(0, self.noise)
+            )
             ms = self.time_ms(job) * math.exp(shift)
             ratio = ms / self.reference_ms
             sustained = ratio * self.hot if job.sustained_s else None
             interval = ratio * (1 - self.half_width), ratio * (1 + self.half_width)
-            p95 = ratio * self.tail * math.exp(random.Random(f"tail {job.name}").gauss(0, self.tails))
+            p95 = ratio * self.tail * math.exp(random.Random(f"tail {self.nature}{job.name}").gauss(0, self.tails))
             timings[job.name] = Timing(job.name, ratio, *interval, 5, ms, p95, sustained)
         if progress:
             progress(Progress(len(jobs), len(jobs), 5, 1.0, 0.01, 0.0))
@@ -135,7 +138,7 @@ def exported_once(monkeypatch: pytest.MonkeyPatch) -> None:
         key = (space, tuple(layers), batch)
         return known[key] if key in known else known.setdefault(key, layers_to_onnx(space, layers, batch))  # type: ignore[arg-type]
 
-    for module in ("profile", "onboard"):  # whose functions hide the modules of the same name
+    for module in ("profile", "onboard", "anchors"):  # whose functions hide the modules of the same name
         monkeypatch.setattr(sys.modules[f"hwnas.latency.{module}"], "layers_to_onnx", once)
 
 

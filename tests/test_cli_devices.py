@@ -105,4 +105,11 @@ def test_a_missing_table_of_an_earlier_device_leaves_nothing_behind(
     tmp_path: Path, refused: Callable[..., None]
 ) -> None:
     typed = f"profile --space {SPACE} --device {LOCAL} --from none.json --out new.json"
-    refused(tmp_path, typed, ["there is no file none.json"])
+    refused(tmp_path, typed, ["there is no file none.json: hwnas profile makes one"])
+
+
+def test_a_host_that_cannot_measure_leaves_nothing_behind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    typed = ["profile", "--space", SPACE, "--device", "local:python=nowhere", "--out", f"{tmp_path}/local.json"]
+    assert run(typed) == 1
+    assert "cannot run nowhere" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

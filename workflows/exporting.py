@@ -16,13 +16,14 @@ from ..devices import TIMED, Device, Job, Measurements, load_device
 from ..errors import InputError
 from ..export import Certificate, Latency, certify, to_onnx
 from ..files import check_target, write_atomic
+from ..latency.anchors import Anchor, beside, jobs_of
 from ..latency.cost import COSTS
 from ..latency.profile import device_progress, formed
 from ..latency.renewal import check_device
 from ..latency.validation import SLOWER, speed_words
 from ..progress import Progress, silent
 from ..search.found import Found
-from ..supernet import Data, Supernet
+from ..supernet import Data, SearchSpace, Supernet
 from ..supernet.evaluation import bn_images, calibrated_subnet
 from .runs import run_data, run_of, supernet_of
 
@@ -56,7 +57,7 @@ def export(
         where = load_device(device)
         same = batch == where.form.batch
         timed = model if same else to_onnx(subnet, [supernet.space.input_shape(where.form.batch)], opset=opset)
-        measured = measure_exported(found, formed(timed, where.form), where, progress)
+        measured = measure_exported(found, supernet.space, formed(timed, where.form), where, progress)
         notes = [f"the latency is that of batch {where.form.batch}"] * (not same)
         notes += [f"the latency is that of the network in {where.form.precision}"] * (where.form.precision != "fp32")
         measured = replace(measured, notes=(*measured.notes, *notes))
@@ -95,8 +96,13 @@ class Measured:
     notes: tuple[str, ...]
 
 
-def measure_exported(found: Found, model: bytes, device: Device, progress: Progress = silent) -> Measured:
-    """The exported network's latency on `device`, beside what the table promised."""
+def measure_exported(
+    found: Found, space: SearchSpace, model: bytes, device: Device, progress: Progress = silent
+) -> Measured:
+    """The exported network's latency on `device`, beside what the table promised.
+
+    Networks that the table knows are measured beside it, and say by how much the device has changed since.
+    """
     if device.name not in found.tables:
         known = ", ".join(found.tables) or "none"
         raise InputError(f"the search knew no table of {device.name} (tables: {known}): search with --table")
@@ -104,7 +110,10 @@ def measure_exported(found: Found, model: bytes, device: Device, progress: Progr
     check_device(table["device"], device)
     names = [name for name in found.intervals if name.partition(".")[0] == device.name]
     sustained_s = table["sustained_s"] if f"{device.name}.sustained" in names else 0.0
-    result = device.measure([Job("network", model, sustained_s)], device_progress(progress)).complete(device.name)
+    anchors = [Anchor(tuple(anchor["arch"]), anchor["ms"]) for anchor in table.get("anchors", ())]
+    jobs = [Job("network", model, sustained_s), *jobs_of(space, [anchor.arch for anchor in anchors], device.form)]
+    result = device.measure(jobs, device_progress(progress)).complete(device.name)
+    seen = beside(result, anchors, table["reference_ms"])
     fingerprint = device.fingerprint()
     options = {name: value for name, value in fingerprint.items() if name != "name"}
     if (label := fingerprint["label"]) not in TIMED:
@@ -116,7 +125,7 @@ def measure_exported(found: Found, model: bytes, device: Device, progress: Progr
             predicted_ms=found.costs[name],
             low_ms=found.intervals[name][0],
             high_ms=found.intervals[name][1],
-            measured_ms=ratio * table["reference_ms"],
+            measured_ms=seen.table_ms(ratio),
             raw_ms=timing.raw_ms if name == device.name else ratio * result.reference_ms,
             limit_ms=found.limits.get(name),
         )

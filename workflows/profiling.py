@@ -13,7 +13,8 @@ from ..files import check_target, exclusive, write_json
 from ..latency import LatencyTable, Validation
 from ..latency import profile as profile_device
 from ..latency import validate as validate_table
-from ..latency.onboard import onboard
+from ..latency.onboard import FEW_NETWORKS, onboard
+from ..latency.profile import CALIBRATION_NETWORKS
 from ..latency.renewal import changes, renew
 from ..latency.samples import samples_file, save_samples
 from ..latency.validation import SLOWER, speed_words
@@ -29,16 +30,16 @@ def profile(
     out: Path,
     resume: bool = False,
     earlier: Sequence[Path] = (),
-    networks: int = 10,
+    networks: int | None = None,
     sustained_s: float = 0.0,
     seed: int = 0,
     progress: Progress = silent,
 ) -> LatencyTable:
     """Profile `device` for all layers of `space` (or of a RUN) and write the table to `out`.
 
-    With tables of `earlier` devices only `networks` whole networks are measured, chosen to tell most. Until the table
-    is written, every sample is kept in the folder `out`.samples, where `resume` goes on; afterwards
-    they lie beside the table as compressed CSV.
+    `networks` whole networks calibrate the table (20, unless said). With tables of `earlier` devices they are all that
+    is measured, chosen to tell most (10, unless said). Until the table is written, every sample is kept in the folder
+    `out`.samples, where `resume` goes on; afterwards they lie beside the table as compressed CSV.
     """
     check_target(out, "table")
     if earlier and sustained_s:
@@ -47,16 +48,27 @@ def profile(
     tables = [LatencyTable.load(path) for path in earlier]
     samples = out.with_name(out.name + ".samples")
     with exclusive(samples):
-        if any(samples.glob("*/samples.jsonl")) and not resume:
+        if begun(samples) and not resume:
             raise InputError(f"{samples} holds an unfinished profile: add --resume to continue it, or remove it")
-        if tables:
-            found = onboard(loaded, where, tables, samples, networks, seed, progress)
-        else:
-            found = profile_device(loaded, where, samples, networks, sustained_s, seed, progress)
+        try:
+            if tables:
+                found = onboard(loaded, where, tables, samples, networks or FEW_NETWORKS, seed, progress)
+            else:
+                whole = networks or CALIBRATION_NETWORKS
+                found = profile_device(loaded, where, samples, whole, sustained_s, seed, progress)
+        except BaseException:
+            if not begun(samples):
+                shutil.rmtree(samples)  # there is nothing to go on with
+            raise
         save_samples(samples_file(out), found.measurements.samples)
         found.table.save(out)
         shutil.rmtree(samples)
     return found.table
+
+
+def begun(samples: Path) -> bool:
+    """Whether there are samples of a profile that can be gone on with."""
+    return any(samples.glob("*/samples.jsonl"))
 
 
 def validate(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 from ..errors import FaultError, InputError
 from ..files import check_target, digest
 from ..latency import LatencyTable, analytic_cost
+from ..latency.anchors import anchors_of
 from ..latency.cost import COSTS
 from ..progress import Progress, silent, unheard
 from ..search import Evaluation, EvaluationStore, Problem, SearchResult, StoredAccuracy
@@ -119,6 +120,7 @@ def _table_record(path: Path, table: LatencyTable) -> tuple[str, dict[str, Any]]
         "device": dict(table.device),
         "reference_ms": table.reference_ms,
         "sustained_s": table.sustained_s,
+        "anchors": [asdict(anchor) for anchor in anchors_of(table)],
     }
 
 

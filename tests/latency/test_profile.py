@@ -16,8 +16,9 @@ from torch import nn
 from hwnas.devices import Sample
 from hwnas.errors import FaultError, InputError
 from hwnas.latency import LatencyTable, profile, validate
+from hwnas.latency.anchors import measure_networks
 from hwnas.latency.calibration import Calibration
-from hwnas.latency.profile import felt_as, measure_networks
+from hwnas.latency.profile import felt_as
 from hwnas.latency.samples import load_samples, save_samples
 from hwnas.latency.table import Entry
 from hwnas.latency.validation import compare
@@ -43,7 +44,7 @@ def test_the_price_of_a_call_becomes_the_offset(table: LatencyTable) -> None:
     assert calibration.overhead_ms == pytest.approx(0.05)
     assert calibration.offset_ms == pytest.approx(0.05, abs=0.02)  # the terms take a part of it
     assert calibration.scale == pytest.approx(1, abs=0.01)
-    assert len(calibration.networks) == 10
+    assert len(calibration.networks) == 20
 
 
 def test_layers_that_add_up_are_predicted_exactly(table: LatencyTable, simulated: Simulated) -> None:
@@ -116,12 +117,14 @@ def test_intervals_hold_from_one_run_to_the_next(tiny: ChainSpace, simulated: Si
     archs = sorted({tiny.canonical(tiny.sample(random.Random(i))) for i in range(30)})
     held, felt = [], []
     for seed in range(20):
-        device = simulated(hidden=0.01, drift=0.007, tails=0.02, rng=random.Random(seed))
+        life = {"nature": str(seed), "rng": random.Random(seed)}
+        device = simulated(hidden=0.01, noise=0.005, drift=0.007, tails=0.02, **life)
         table = profile(tiny, device).table
-        timings, _ = measure_networks(tiny, device, archs)
+        seen = measure_networks(table, device, archs)
+        timings = [seen.timing(arch) for arch in archs]
         for name, ratios, into in (("", [t.ratio for t in timings], held), ("p95", [t.p95 for t in timings], felt)):
             told = (table.statistic(name) if name else table).estimate_many(archs)
-            ms = np.array(ratios) * table.reference_ms
+            ms = np.array([seen.table_ms(ratio) for ratio in ratios])
             into.append(((told.low <= ms) & (ms <= told.high)).mean())
     assert 0.85 <= np.mean(held) <= 0.97
     assert 0.85 <= np.mean(felt) <= 0.98

@@ -137,7 +137,9 @@ def test_a_mistake_in_a_toml_file_is_named(old: str, new: str, message: str, tmp
 
 
 def test_a_missing_toml_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"cannot read the space .*none\.toml"):
+    with pytest.raises(
+        InputError, match=r"there is no file .*none\.toml; a space was expected: hwnas list spaces shows"
+    ):
         read_toml(tmp_path / "none.toml")
 
 

@@ -1,0 +1,116 @@
+"""Networks that were measured when a table was made, measured again beside whatever is measured later.
+
+The reference takes out what slows all computing alike. It does not take out what slows large networks more than small
+ones: neighbours on a shared host, who use its caches and memory, a phone that is warm. So the networks that calibrated
+the table tell by how much networks of each size take longer now, and that is taken out, too: a later measurement is in
+the milliseconds of the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..devices import Device, Form, Job, Measurements, Timing
+from ..export.onnx_model import layers_to_onnx
+from ..progress import Progress, silent
+from ..supernet.space import Arch, SearchSpace
+from .profile import device_progress, network_jobs, network_name
+from .regression import regress
+from .table import LatencyTable
+
+ANCHORS = 5
+LIKELY = 0.02  # deviation of a change of all networks alike, and of what comes on top where they take e times as long
+NOISES, NOISE = (0.003, 0.005, 0.007, 0.01, 0.015, 0.02, 0.03, 0.05), 0.007  # of two measurements of one network
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """A network, and what it took when the table was made."""
+
+    arch: Arch
+    ms: float
+
+
+@dataclass(frozen=True)
+class Change:
+    """Networks take exp(level + slope * log(ms / middle_ms)) times as long as when the table was made."""
+
+    level: float = 0.0
+    slope: float = 0.0
+    middle_ms: float = 1.0
+
+    def then_ms(self, ms: float) -> float:
+        """What would have taken so long then, of what takes `ms` now."""
+        return ms / float(np.exp(self.level + self.slope * np.log(ms / self.middle_ms)))
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What was measured beside a table's anchors; `reference_ms` is the table's, `change` what the anchors tell."""
+
+    found: Measurements
+    reference_ms: float
+    change: Change
+
+    def table_ms(self, ratio: float) -> float:
+        """A ratio to the reference as ms of the table."""
+        return self.change.then_ms(ratio * self.reference_ms)
+
+    def timing(self, arch: Arch) -> Timing:
+        """How long a whole network took, against the reference."""
+        return self.found.timings[network_name(arch)]
+
+
+def anchors_of(table: LatencyTable) -> tuple[Anchor, ...]:
+    """A few of the networks that calibrated a table, from the cheapest to the dearest."""
+    networks = sorted(table.calibration.networks, key=lambda network: network.measured_ms)
+    rows = dict.fromkeys(np.linspace(0, len(networks) - 1, ANCHORS).round().astype(int).tolist()) if networks else ()
+    return tuple(Anchor(networks[i].arch, networks[i].measured_ms) for i in rows)
+
+
+def measure_networks(
+    table: LatencyTable,
+    device: Device,
+    archs: Sequence[Arch],
+    samples: Path | None = None,
+    progress: Progress = silent,
+) -> Beside:
+    """Whole networks of a table's space, timed on its device beside its anchors.
+
+    FaultError names a network that can't run.
+    """
+    anchors = anchors_of(table)
+    wanted = list(dict.fromkeys([*archs, *(anchor.arch for anchor in anchors)]))
+    progress(0, 1, f"exporting the layers of {len(wanted)} networks to ONNX")
+    jobs = jobs_of(table.space, wanted, device.form)
+    found = device.measure(jobs, device_progress(progress), samples).complete(device.name)
+    return beside(found, anchors, table.reference_ms)
+
+
+def jobs_of(space: SearchSpace, archs: Sequence[Arch], form: Form) -> list[Job]:
+    """Whole networks as jobs, from nothing but their architectures."""
+    if not archs:
+        return []
+    layers = dict.fromkeys(node.layer for arch in archs for node in space.graph(arch))
+    return network_jobs(space, layers_to_onnx(space, list(layers), form.batch), archs, form)
+
+
+def beside(found: Measurements, anchors: Sequence[Anchor], reference_ms: float) -> Beside:
+    """Measurements, with what the anchors among them tell of the change since then."""
+    now = [found.timings[network_name(anchor.arch)].ratio * reference_ms for anchor in anchors]
+    return Beside(found, reference_ms, changed([anchor.ms for anchor in anchors], now))
+
+
+def changed(then_ms: Sequence[float], now_ms: Sequence[float]) -> Change:
+    """The change that networks tell, of which each was measured then and now; shrunk, as they are few and noisy."""
+    if not then_ms:
+        return Change()
+    now = np.log(now_ms)
+    middle = float(now.mean())
+    design = LIKELY * np.column_stack([np.ones_like(now), now - middle])
+    level, slope = regress(design, now - np.log(then_ms), NOISES, NOISE).weights * LIKELY
+    return Change(float(level), float(slope), float(np.exp(middle)))

@@ -1,0 +1,65 @@
+"""A machine that changed since its table was made: what its own networks tell of that."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import numpy as np
+import pytest
+
+from hwnas.latency import profile
+from hwnas.latency.anchors import ANCHORS, Change, anchors_of, changed, measure_networks
+from hwnas.supernet import ChainSpace
+
+THEN = [1.0, 2.0, 3.0, 4.5, 6.0]
+
+
+def test_without_anchors_nothing_is_known_to_have_changed() -> None:
+    assert changed([], []) == Change()
+    assert Change().then_ms(3.0) == 3.0
+
+
+@pytest.mark.parametrize(("level", "slope"), [(0.0, 0.0), (0.03, 0.0), (-0.03, 0.02), (0.05, -0.03)])
+def test_a_change_is_told_and_taken_out(level: float, slope: float) -> None:
+    now = [ms * math.exp(level + slope * math.log(ms / 3)) for ms in THEN]
+    found = changed(THEN, now)
+    between = np.linspace(1, 6, 20)
+    told = [found.then_ms(ms * math.exp(level + slope * math.log(ms / 3))) for ms in between]
+    assert told == pytest.approx(between, rel=0.005)
+
+
+def test_noise_of_single_networks_is_not_taken_for_a_change() -> None:
+    rng = np.random.default_rng(0)
+    levels = [changed(THEN, np.array(THEN) * np.exp(rng.normal(0, 0.01, 5))).level for _ in range(200)]
+    assert np.std(levels) < 0.01 / 5**0.5
+
+
+def test_one_anchor_tells_a_level_only() -> None:
+    found = changed([2.0], [2.1])
+    assert found.slope == 0
+    assert found.then_ms(2.1) == pytest.approx(2.0, rel=0.01)
+
+
+@pytest.mark.usefixtures("exported_once")
+def test_networks_are_in_the_table_s_ms_though_the_device_has_changed(tiny: ChainSpace, simulated: type) -> None:
+    """Large networks now take 4 % longer, against the reference, and small ones as long as before."""
+    table = profile(tiny, simulated()).table
+    anchors = anchors_of(table)
+    assert len(anchors) == ANCHORS
+    known = sorted(network.measured_ms for network in table.calibration.networks)
+    assert (anchors[0].ms, anchors[-1].ms) == (known[0], known[-1])
+    archs = sorted({tiny.canonical(tiny.sample(random.Random(i))) for i in range(30)})
+    low, high = table.range_ms()
+
+    class Slower(simulated):  # type: ignore[misc]
+        def time_ms(self, job: object) -> float:
+            ms = super().time_ms(job)
+            return float(ms * 1.04 ** (math.log(ms / low) / math.log(high / low)))
+
+    seen = measure_networks(table, Slower(), archs)
+    with_anchors = [seen.table_ms(seen.timing(arch).ratio) for arch in archs]
+    by_reference = [seen.timing(arch).ratio * table.reference_ms for arch in archs]
+    truth = table.predict_many(archs)
+    assert np.abs(np.array(by_reference) / truth - 1).max() > 0.02
+    assert np.abs(np.array(with_anchors) / truth - 1).max() < 0.006
