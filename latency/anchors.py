@@ -23,6 +23,7 @@ from .regression import regress
 from .table import LatencyTable
 
 ANCHORS = 5
+WORTH_A_WORD = 0.05  # a change of a middling network from which on the user is told
 LIKELY = 0.02  # deviation of a change of all networks alike, and of what comes on top where they take e times as long
 NOISES, NOISE = (0.003, 0.005, 0.007, 0.01, 0.015, 0.02, 0.03, 0.05), 0.007  # of two measurements of one network
 
@@ -42,6 +43,11 @@ class Change:
     level: float = 0.0
     slope: float = 0.0
     middle_ms: float = 1.0
+
+    @property
+    def middle(self) -> float:
+        """By what fraction a middling network takes longer, against the reference."""
+        return float(np.expm1(self.level))
 
     def then_ms(self, ms: float) -> float:
         """What would have taken so long then, of what takes `ms` now."""
@@ -103,6 +109,12 @@ def beside(found: Measurements, anchors: Sequence[Anchor], reference_ms: float) 
     """Measurements, with what the anchors among them tell of the change since then."""
     now = [found.timings[network_name(anchor.arch)].ratio * reference_ms for anchor in anchors]
     return Beside(found, reference_ms, changed([anchor.ms for anchor in anchors], now))
+
+
+def change_words(name: str, middle: float) -> str:
+    """That a device's networks take another share of the reference's time than when it was profiled."""
+    how = f"{abs(middle):.0%} {'more' if middle > 0 else 'less'}"
+    return f"networks on {name} take {how} than profiled, against the reference: if that lasts, profile again"
 
 
 def changed(then_ms: Sequence[float], now_ms: Sequence[float]) -> Change:

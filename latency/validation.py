@@ -98,7 +98,7 @@ def validate(
     raw_ms = np.array([passes[0].timing(arch).raw_ms for arch in archs])
     again = second if len(passes) > 1 else None
     seconds, slower = time.perf_counter() - started, passes[0].found.reference_ms / table.reference_ms - 1
-    return compare(table, archs, first, again, seconds, raw_ms, slower, float(np.expm1(passes[0].change.level)))
+    return compare(table, archs, first, again, seconds, raw_ms, slower, passes[0].change.middle)
 
 
 def compare(

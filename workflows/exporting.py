@@ -12,11 +12,11 @@ from typing import IO
 import onnx
 from torch import nn
 
-from ..devices import TIMED, Device, Job, Measurements, load_device
+from ..devices import TIMED, Device, Job, load_device
 from ..errors import InputError
 from ..export import Certificate, Latency, certify, to_onnx
 from ..files import check_target, write_atomic
-from ..latency.anchors import Anchor, beside, jobs_of
+from ..latency.anchors import WORTH_A_WORD, Anchor, Beside, beside, change_words, jobs_of
 from ..latency.cost import COSTS
 from ..latency.profile import device_progress, formed
 from ..latency.renewal import check_device
@@ -132,14 +132,16 @@ def measure_exported(
         for name in names
         if (ratio := ratios[name]) is not None
     }
-    return Measured(latency, options, tuple(_notes(device.name, result, table["reference_ms"])))
+    return Measured(latency, options, tuple(_notes(device.name, seen)))
 
 
-def _notes(name: str, result: Measurements, profiled_ms: float) -> Iterator[str]:
-    """What to know about a measurement: that the host was restless, or is not as fast as when it was profiled."""
-    if not result.settled:
-        half_width = result.timings["network"].half_width
+def _notes(name: str, seen: Beside) -> Iterator[str]:
+    """What to know about a measurement: that the host was restless, or is not what it was when it was profiled."""
+    if not seen.found.settled:
+        half_width = seen.found.timings["network"].half_width
         yield f"{name} was restless: its measurement is known to +-{half_width:.1%} only"
-    slower = result.reference_ms / profiled_ms - 1
+    slower = seen.found.reference_ms / seen.reference_ms - 1
     if abs(slower) > SLOWER:
         yield speed_words(name, slower)
+    if abs(seen.change.middle) > WORTH_A_WORD:
+        yield change_words(name, seen.change.middle)

@@ -13,6 +13,7 @@ from ..files import check_target, exclusive, write_json
 from ..latency import LatencyTable, Validation
 from ..latency import profile as profile_device
 from ..latency import validate as validate_table
+from ..latency.anchors import WORTH_A_WORD, change_words
 from ..latency.onboard import FEW_NETWORKS, onboard
 from ..latency.profile import CALIBRATION_NETWORKS
 from ..latency.renewal import changes, renew
@@ -98,6 +99,8 @@ def validate(
     found = validate_table(loaded, where, nets, pause_s, progress=progress)
     if abs(found.slower) > SLOWER:
         note(speed_words(loaded.name, found.slower))
+    if abs(found.changed) > WORTH_A_WORD:
+        note(change_words(loaded.name, found.changed))
     figures = {name: value for name, value in asdict(found).items() if name != "measurements"}
     replace(loaded, validation=figures).save(table)
     if out is not None:
