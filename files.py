@@ -20,6 +20,7 @@ from .errors import FaultError, InputError, MismatchError, write_fault
 
 PART = ".part"
 MADE_BY = {"table": "profile", "found": "search"}  # kinds of files that people name, by the command that writes them
+LOCK = ".lock"
 STALE_SECONDS = 3600  # nobody writes one file for so long without a word to the disk
 
 
@@ -89,7 +90,7 @@ def read_json(path: Path, kind: str, version: int) -> dict[str, Any]:
     return data
 
 
-def read_tables(path: Path, kind: str) -> dict[str, Any]:
+def load_toml(path: Path, kind: str) -> dict[str, Any]:
     """The tables of a TOML file; InputError names the line where it is none. `kind` says what was expected."""
     try:
         return tomllib.loads(path.read_text())
@@ -111,7 +112,7 @@ def exclusive(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock", timeout=0)
+        lock = FileLock(folder / LOCK, timeout=0)
         lock.acquire()
     except Timeout:
         raise FaultError(f"another process is at work in {folder}: wait for it, or name another folder") from None

@@ -104,7 +104,9 @@ def measured(
 ) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Networks (n,) in the table's ms; what was measured before is not measured again."""
     seen = measure_networks(table, device, archs, work, said(work.name))
-    return np.array([seen.table_ms(seen.timing(arch).ratio) for arch in archs])
+    change = {"middle": seen.change.factor(seen.change.middle_ms) - 1, "slope": seen.change.slope}
+    write_bytes(work / "change.json", json.dumps(change).encode())
+    return np.array([seen.network_ms(arch) for arch in archs])
 
 
 def promised(space: SearchSpace, table: LatencyTable) -> list[tuple[Arch, float]]:

@@ -22,6 +22,7 @@ from hwnas import workflows
 from hwnas.devices import load_device
 from hwnas.latency import LatencyTable
 from hwnas.latency.anchors import measure_networks
+from hwnas.latency.profile import network_name
 from hwnas.latency.ranks import kendall_tau
 from hwnas.supernet import Arch, TrainSettings
 
@@ -82,11 +83,8 @@ def searched(out: Path, name: str, limit_ms: float, seed: int) -> dict[str, Any]
 def measure(out: Path, name: str, archs: list[Arch], table: LatencyTable) -> dict[Arch, tuple[float, float, float]]:
     """Each network on a target: ms in the table's time, and the ends of its 90 % interval."""
     seen = measure_networks(table, load_device(TARGETS[name]), archs, out / f"measured-{name}")
-    timings = {arch: seen.timing(arch) for arch in archs}
-    return {
-        arch: (seen.table_ms(timing.ratio), seen.table_ms(timing.low), seen.table_ms(timing.high))
-        for arch, timing in timings.items()
-    }
+    ends = {arch: (seen.timing(arch).ratio, seen.timing(arch).low, seen.timing(arch).high) for arch in archs}
+    return {arch: tuple(seen.table_ms(network_name(arch), end) for end in three) for arch, three in ends.items()}  # type: ignore[misc]
 
 
 def agreement(tables: dict[str, LatencyTable], nets: int = 500) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, unknown_name
-from ..files import read_tables
+from ..files import load_toml
 from ..names import parse_settings
 from .adb import AdbHost
 from .by_hand import FolderDevice
@@ -54,7 +54,7 @@ def local_device(settings: str) -> TimedDevice:
 
 def read_device(path: Path) -> TimedDevice:
     """The device that a TOML file describes; InputError names the key, or the line where the file is no TOML."""
-    data = read_tables(path, "device")
+    data = load_toml(path, "device")
     for key in data:
         if key not in KEYS:
             raise InputError(f"{path}: {unknown_name('key', key, KEYS)}")

@@ -31,8 +31,9 @@ RESAMPLES = 1000
 class Latency:
     """One device: what was promised and what was measured on the exported file.
 
-    `measured_ms` is relative to the reference network measured beside it, in the table's milliseconds;
-    `raw_ms` is without that relation (processor time with one thread). A limit of None was not asked for.
+    `measured_ms` is in the table's milliseconds: relative to the reference measured beside it, less what the table's
+    own networks, measured beside it, too, say has `changed` (a fraction) since the table was made. `raw_ms` is without
+    that (processor time with one thread). A limit of None was not asked for.
     """
 
     predicted_ms: float
@@ -41,6 +42,7 @@ class Latency:
     measured_ms: float
     raw_ms: float
     limit_ms: float | None
+    changed: float = 0.0
 
 
 @dataclass(frozen=True)

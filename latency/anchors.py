@@ -17,15 +17,17 @@ import numpy as np
 from ..devices import Device, Form, Job, Measurements, Timing
 from ..export.onnx_model import layers_to_onnx
 from ..progress import Progress, silent
+from ..supernet.layer import Layer
 from ..supernet.space import Arch, SearchSpace
 from .profile import device_progress, network_jobs, network_name
 from .regression import regress
 from .table import LatencyTable
 
 ANCHORS = 5
-WORTH_A_WORD = 0.05  # a change of a middling network from which on the user is told
-LIKELY = 0.02  # deviation of a change of all networks alike, and of what comes on top where they take e times as long
+LEVEL, SLOPE = 0.3, 0.03  # how far networks are likely to change alike, and more so where they take e times as long
 NOISES, NOISE = (0.003, 0.005, 0.007, 0.01, 0.015, 0.02, 0.03, 0.05), 0.007  # of two measurements of one network
+WORTH_A_WORD = 0.05  # a change from which on the user is told
+UNTIMED = ("emulated", "compiled", "measured elsewhere")  # no times, or times of another day that lie there
 
 
 @dataclass(frozen=True)
@@ -44,14 +46,9 @@ class Change:
     slope: float = 0.0
     middle_ms: float = 1.0
 
-    @property
-    def middle(self) -> float:
-        """By what fraction a middling network takes longer, against the reference."""
-        return float(np.expm1(self.level))
-
-    def then_ms(self, ms: float) -> float:
-        """What would have taken so long then, of what takes `ms` now."""
-        return ms / float(np.exp(self.level + self.slope * np.log(ms / self.middle_ms)))
+    def factor(self, ms: float) -> float:
+        """How many times as long a network takes that takes `ms` now."""
+        return float(np.exp(self.level + self.slope * np.log(ms / self.middle_ms)))
 
 
 @dataclass(frozen=True)
@@ -62,19 +59,30 @@ class Beside:
     reference_ms: float
     change: Change
 
-    def table_ms(self, ratio: float) -> float:
-        """A ratio to the reference as ms of the table."""
-        return self.change.then_ms(ratio * self.reference_ms)
+    def factor(self, name: str) -> float:
+        """How many times as long a job takes as when the table was made, against the reference."""
+        return self.change.factor(self.found.timings[name].ratio * self.reference_ms)
+
+    def table_ms(self, name: str, ratio: float | None = None) -> float:
+        """What a job takes, in ms of the table: its median, or another statistic's `ratio` to the reference."""
+        median = self.found.timings[name].ratio
+        return (median if ratio is None else ratio) * self.reference_ms / self.factor(name)
 
     def timing(self, arch: Arch) -> Timing:
         """How long a whole network took, against the reference."""
         return self.found.timings[network_name(arch)]
 
+    def network_ms(self, arch: Arch) -> float:
+        """What a whole network takes, in ms of the table."""
+        return self.table_ms(network_name(arch))
+
 
 def anchors_of(table: LatencyTable) -> tuple[Anchor, ...]:
-    """A few of the networks that calibrated a table, from the cheapest to the dearest."""
+    """A few of the networks that calibrated a table, from the cheapest to the dearest; none where no clock runs."""
     networks = sorted(table.calibration.networks, key=lambda network: network.measured_ms)
-    rows = dict.fromkeys(np.linspace(0, len(networks) - 1, ANCHORS).round().astype(int).tolist()) if networks else ()
+    if not networks or table.device.get("label") in UNTIMED:
+        return ()
+    rows = dict.fromkeys(np.linspace(0, len(networks) - 1, ANCHORS).round().astype(int).tolist())
     return tuple(Anchor(networks[i].arch, networks[i].measured_ms) for i in rows)
 
 
@@ -92,37 +100,41 @@ def measure_networks(
     anchors = anchors_of(table)
     wanted = list(dict.fromkeys([*archs, *(anchor.arch for anchor in anchors)]))
     progress(0, 1, f"exporting the layers of {len(wanted)} networks to ONNX")
-    jobs = jobs_of(table.space, wanted, device.form)
+    jobs = jobs_of(table.space, wanted, device.form, table.space.layers())
     found = device.measure(jobs, device_progress(progress), samples).complete(device.name)
     return beside(found, anchors, table.reference_ms)
 
 
-def jobs_of(space: SearchSpace, archs: Sequence[Arch], form: Form) -> list[Job]:
-    """Whole networks as jobs, from nothing but their architectures."""
+def jobs_of(space: SearchSpace, archs: Sequence[Arch], form: Form, layers: Sequence[Layer] = ()) -> list[Job]:
+    """Whole networks as jobs, from nothing but their architectures.
+
+    With other `layers` exported beside theirs, a network's weights are others, and samples of it are not found again.
+    """
     if not archs:
         return []
-    layers = dict.fromkeys(node.layer for arch in archs for node in space.graph(arch))
-    return network_jobs(space, layers_to_onnx(space, list(layers), form.batch), archs, form)
+    own = dict.fromkeys(node.layer for arch in archs for node in space.graph(arch))
+    return network_jobs(space, layers_to_onnx(space, layers or list(own), form.batch), archs, form)
 
 
 def beside(found: Measurements, anchors: Sequence[Anchor], reference_ms: float) -> Beside:
     """Measurements, with what the anchors among them tell of the change since then."""
     now = [found.timings[network_name(anchor.arch)].ratio * reference_ms for anchor in anchors]
-    return Beside(found, reference_ms, changed([anchor.ms for anchor in anchors], now))
+    return Beside(found, reference_ms, change_between([anchor.ms for anchor in anchors], now))
 
 
-def change_words(name: str, middle: float) -> str:
-    """That a device's networks take another share of the reference's time than when it was profiled."""
-    how = f"{abs(middle):.0%} {'more' if middle > 0 else 'less'}"
-    return f"networks on {name} take {how} than profiled, against the reference: if that lasts, profile again"
-
-
-def changed(then_ms: Sequence[float], now_ms: Sequence[float]) -> Change:
-    """The change that networks tell, of which each was measured then and now; shrunk, as they are few and noisy."""
+def change_between(then_ms: Sequence[float], now_ms: Sequence[float]) -> Change:
+    """The change that networks tell, of which each was measured then and now; they are few, and noisy."""
     if not then_ms:
         return Change()
     now = np.log(now_ms)
     middle = float(now.mean())
-    design = LIKELY * np.column_stack([np.ones_like(now), now - middle])
-    level, slope = regress(design, now - np.log(then_ms), NOISES, NOISE).weights * LIKELY
+    likely = np.array([LEVEL, SLOPE])
+    design = likely * np.column_stack([np.ones_like(now), now - middle])
+    level, slope = regress(design, now - np.log(then_ms), NOISES, NOISE).weights * likely
     return Change(float(level), float(slope), float(np.exp(middle)))
+
+
+def change_words(name: str, changed: float) -> str:
+    """That a device's networks take another share of the reference's time than when it was profiled."""
+    how = f"{abs(changed):.0%} {'more' if changed > 0 else 'less'}"
+    return f"networks on {name} take {how} than profiled, against the reference: if that lasts, profile again"

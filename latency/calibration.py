@@ -94,22 +94,24 @@ class Calibration:
         return replace(after, scale=self.scale, overhead_ms=self.overhead_ms * factor, networks=networks)
 
 
-def fit(networks: Sequence[Network], overhead_ms: float) -> Calibration:
+def fit(networks: Sequence[Network], overhead_ms: float, others: Sequence[Network] = ()) -> Calibration:
     """The calibration that whole networks tell, by `regress` on relative errors.
 
     The rows are (y - x) / y = sum_k w_k c_k / y for measured y, sums x, and c_k the sum x itself, the sizes and a
-    constant, each scaled to the mean of y. The margin is what is foretold of networks like these, widened by what those
-    left out in turn were missed by more than foretold.
+    constant, each scaled to the mean of y. The margin is what is foretold of `others` (of networks like these, where
+    none are given), widened by what those left out in turn were missed by more than foretold.
     """
     if not networks:
         return Calibration(overhead_ms=overhead_ms, margin=run_margin(np.hypot(SCALE, 2 * TERM)))
-    x, y = (np.array(values) for values in zip(*((n.sum_ms, n.measured_ms) for n in networks), strict=True))
-    columns = np.column_stack([x, [network.sizes for network in networks], np.ones(len(x))])
+    columns, y = _columns(networks), np.array([network.measured_ms for network in networks])
     means = columns.mean(axis=0)
     likely = np.array([SCALE, TERM, TERM, TERM, TERM]) * np.divide(y.mean(), means, where=means > 0, out=0 * means)
     rows = columns * likely / y[:, None]
-    found = regress(rows, 1 - x / y, NOISES, NOISE)
+    found = regress(rows, 1 - columns[:, 0] / y, NOISES, NOISE)
     more, layer_ms, element_ms, weight_ms, offset_ms = map(float, found.weights * likely)
+    if others:
+        foretold = _columns(others) @ (found.weights * likely) + _columns(others)[:, 0]
+        rows = _columns(others) * likely / np.maximum(foretold, y.min())[:, None]
     return Calibration(
         1 + more,
         offset_ms,
@@ -118,3 +120,8 @@ def fit(networks: Sequence[Network], overhead_ms: float) -> Calibration:
         tuple(networks),
         (layer_ms, element_ms, weight_ms),
     )
+
+
+def _columns(networks: Sequence[Network]) -> np.ndarray:
+    """What a network's latency is a weighted sum of: (networks, 5), the sum over layers first."""
+    return np.array([(network.sum_ms, *network.sizes, 1.0) for network in networks])

@@ -24,7 +24,8 @@ from .cost import analytic_cost
 from .spread import spread
 from .table import Entry, LatencyTable
 
-CALIBRATION_NETWORKS = 20  # of 10 the intervals are a quarter wider
+CALIBRATION_NETWORKS = 20
+POOL = 5  # times as many networks, for which the calibration is to hold
 UNTOLD = 0.1  # deviation of the ratio to the median between networks, where nothing tells it
 WORST = 5  # times the tolerance: beyond it a single interval is too wide for a table
 EMPTY = "empty"
@@ -70,7 +71,7 @@ def profile(
     progress(0, 1, f"exporting {len(layers)} layers to ONNX")
     models = layers_to_onnx(space, layers, device.form.batch)
     fingerprint = device.fingerprint()
-    archs, rejected, found = measured(space, device, models, samples, networks, sustained_s, seed, progress)
+    archs, pool, rejected, found = measured(space, device, models, samples, networks, sustained_s, seed, progress)
     if fingerprint["label"] == "compiled":  # what it can't run is all that it tells
         nothing = dict.fromkeys(layers, Entry(0, 0, 0, 0))
         return Profiled(LatencyTable(fingerprint, space, nothing, Calibration(), 0.0, rejected=rejected), found)
@@ -80,7 +81,7 @@ def profile(
         layer: _entry(found, str(layer)) if model and layer not in rejected else Entry(0, 0, 0, 0)
         for layer, model in models.items()
     }
-    table = calibrated(fingerprint, space, entries, archs, found)
+    table = calibrated(fingerprint, space, entries, archs, pool, found)
     return Profiled(replace(table, sustained_s=sustained_s, rejected=rejected), found)
 
 
@@ -93,8 +94,8 @@ def measured(
     sustained_s: float,
     seed: int,
     progress: Progress,
-) -> tuple[list[Arch], dict[Layer, str], Measurements]:
-    """Whole networks of the space, the layers that the device rejects, and the times of all else.
+) -> tuple[list[Arch], list[Arch], dict[Layer, str], Measurements]:
+    """Whole networks of the space, others like them, the layers that the device rejects, and the times of all else.
 
     A network with a rejected layer is replaced by one without, until no other layer is rejected.
     """
@@ -104,10 +105,10 @@ def measured(
     if len(names) < len(models):
         raise InputError(f"two layers of {space} print alike, and their times could not be told apart: rename one")
     while True:
-        archs = spread(space, flops, networks, seed, without=rejected)
-        if len(archs) < networks:  # that is all there are: leave as many for a validation
-            archs = archs[::2]
-        archs = [arch for arch in archs if any(models[node.layer] for node in space.graph(arch))]
+        pool = spread(space, flops, POOL * networks, seed, without=rejected)
+        pool = [arch for arch in pool if any(models[node.layer] for node in space.graph(arch))]
+        count = min(networks, (len(pool) + 1) // 2)  # of few, as many are left for a validation
+        archs = [pool[round(i)] for i in np.linspace(0, len(pool) - 1, count)]
         whole = network_jobs(space, models, archs, form)
         for i in {0, len(whole) // 2, len(whole) - 1} if sustained_s and whole else ():
             whole[i] = replace(whole[i], sustained_s=sustained_s)
@@ -116,7 +117,7 @@ def measured(
         found = device.measure([empty, *run, *whole], device_progress(progress), samples)
         new = {names[name]: reason for name, reason in found.errors.items() if name in names}
         if not new:
-            return archs, rejected, found.complete(device.name)
+            return archs, pool, rejected, found.complete(device.name)
         rejected |= new
 
 
@@ -125,15 +126,17 @@ def calibrated(
     space: SearchSpace,
     entries: Mapping[Layer, Entry],
     archs: Sequence[Arch],
+    pool: Sequence[Arch],
     found: Measurements,
 ) -> LatencyTable:
-    """The table of measured layers, with the calibrations that the measured networks `archs` give."""
+    """The table of measured layers, with the calibrations that the measured networks `archs` give for all of `pool`."""
     unit, timings = found.reference_ms, [found.timings[network_name(arch)] for arch in archs]
     overhead_ms = found.timings[EMPTY].ratio * unit
     raw = LatencyTable(fingerprint, space, entries, Calibration(overhead_ms=overhead_ms), unit)
 
     def fitted(ratios: Sequence[float]) -> Calibration:
-        return fit([raw.network(arch, ratio * unit) for arch, ratio in zip(archs, ratios, strict=True)], overhead_ms)
+        known = [raw.network(arch, ratio * unit) for arch, ratio in zip(archs, ratios, strict=True)]
+        return fit(known, overhead_ms, [raw.network(arch, 0.0) for arch in pool])
 
     calibration = fitted([timing.ratio for timing in timings])
     felt = {"p95": fitted([timing.p95 for timing in timings])}

@@ -68,8 +68,8 @@ class LatencyTable:
     """Latencies of all layers of a space on one device: a Predictor.
 
     `device` is the fingerprint of what was measured, its `name` the table's name in limits and costs.
-    `reference_ms` is the nominal time of the device's reference network: any later measurement, a ratio to
-    the reference, times this is in the table's milliseconds. `felt` holds calibrations for other statistics than
+    `reference_ms` is the nominal time of the device's reference network: what is measured later is a ratio to the
+    reference, times this, less what has changed since (`anchors`). `felt` holds calibrations for other statistics than
     the median: `p95`, and `sustained` (after `sustained_s` under load). `rejected` are
     layers that can't run there, with the reason. `validation` is what `hwnas validate` found. `told_by` are the devices
     whose tables told the layers, where networks alone were measured (`profile --from`).

@@ -14,6 +14,7 @@ from ..devices import Device
 from ..progress import Progress, silent
 from ..supernet.space import Arch
 from .anchors import Beside, measure_networks
+from .profile import network_name
 from .ranks import kendall_tau
 from .spread import spread
 from .table import LatencyTable
@@ -51,8 +52,8 @@ class Validation:
 
     `kept` is the fraction of networks that took no longer than the upper end of their interval. `slower` says by how
     much longer the reference takes now than when the table was made, `changed` by how much longer, against the
-    reference, a middling one of the table's own networks. `predictors` has the cross-validated score on
-    the same networks of each predictor that there is, where these are enough to compare.
+    reference, the network for which that changed most; it is taken out of `measured_ms`. `predictors` has the
+    cross-validated score on the same networks of each predictor that there is, where these are enough to compare.
     """
 
     nets: int
@@ -94,11 +95,12 @@ def validate(
         if passes:
             wait(pause_s, progress)
         passes.append(measure_networks(table, device, archs, progress=progress))
-    first, second = (np.array([seen.table_ms(seen.timing(a).ratio) for a in archs]) for seen in (passes[0], passes[-1]))
+    first, second = (np.array([seen.network_ms(arch) for arch in archs]) for seen in (passes[0], passes[-1]))
+    changed = max((passes[0].factor(network_name(arch)) - 1 for arch in archs), key=abs)
     raw_ms = np.array([passes[0].timing(arch).raw_ms for arch in archs])
     again = second if len(passes) > 1 else None
     seconds, slower = time.perf_counter() - started, passes[0].found.reference_ms / table.reference_ms - 1
-    return compare(table, archs, first, again, seconds, raw_ms, slower, passes[0].change.middle)
+    return compare(table, archs, first, again, seconds, raw_ms, slower, changed)
 
 
 def compare(

@@ -18,7 +18,7 @@ VERSION = 1
 class Found:
     """One network that a search found. `accuracy` is the data's `metric` on validation images, latencies are ms.
 
-    `tables` holds for each device its fingerprint, the table's path and the nominal `reference_ms`; `front`
+    `tables` holds for each device its fingerprint, the table's path, the nominal `reference_ms` and `anchors`; `front`
     the non-dominated networks, where they were asked for; `weights` the fingerprint of the
     supernet's, or of the network's own after fine-tuning.
     """

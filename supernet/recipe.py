@@ -14,7 +14,7 @@ from typing import Any
 import tomli_w
 
 from ..errors import InputError, unknown_name
-from ..files import read_tables
+from ..files import load_toml
 from .blocks import ACTIVATIONS, PARAMETERS
 from .layer import Layer, Value
 
@@ -120,7 +120,7 @@ def _check_param(name: str, value: Value) -> None:
 
 def read_toml(path: Path) -> Recipe:
     """The recipe in a TOML file; InputError names the key, or the line where the file is no TOML."""
-    return recipe_from(read_tables(path, "space"), str(path))
+    return recipe_from(load_toml(path, "space"), str(path))
 
 
 def recipe_from(data: Mapping[str, Any], source: str) -> Recipe:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import onnx
 from torch import nn
@@ -110,7 +110,8 @@ def measure_exported(
     check_device(table["device"], device)
     names = [name for name in found.intervals if name.partition(".")[0] == device.name]
     sustained_s = table["sustained_s"] if f"{device.name}.sustained" in names else 0.0
-    anchors = [Anchor(tuple(anchor["arch"]), anchor["ms"]) for anchor in table.get("anchors", ())]
+    anchors = recorded_anchors(table, space)
+    progress(1, 3, f"exporting the layers of {len(anchors)} networks that were measured before")
     jobs = [Job("network", model, sustained_s), *jobs_of(space, [anchor.arch for anchor in anchors], device.form)]
     result = device.measure(jobs, device_progress(progress)).complete(device.name)
     seen = beside(result, anchors, table["reference_ms"])
@@ -125,9 +126,10 @@ def measure_exported(
             predicted_ms=found.costs[name],
             low_ms=found.intervals[name][0],
             high_ms=found.intervals[name][1],
-            measured_ms=seen.table_ms(ratio),
+            measured_ms=seen.table_ms("network", ratio),
             raw_ms=timing.raw_ms if name == device.name else ratio * result.reference_ms,
             limit_ms=found.limits.get(name),
+            changed=seen.factor("network") - 1,
         )
         for name in names
         if (ratio := ratios[name]) is not None
@@ -135,13 +137,23 @@ def measure_exported(
     return Measured(latency, options, tuple(_notes(device.name, seen)))
 
 
+def recorded_anchors(table: Mapping[str, Any], space: SearchSpace) -> list[Anchor]:
+    """The anchors in what a FOUND.json says of a table; those of before there were any have none."""
+    try:
+        return [Anchor(space.check(anchor["arch"]), float(anchor["ms"])) for anchor in table.get("anchors", ())]
+    except (KeyError, TypeError, ValueError, InputError) as error:
+        raise InputError(
+            f"the networks of a table are damaged in what the search wrote ({error}): search again"
+        ) from error
+
+
 def _notes(name: str, seen: Beside) -> Iterator[str]:
     """What to know about a measurement: that the host was restless, or is not what it was when it was profiled."""
     if not seen.found.settled:
-        half_width = seen.found.timings["network"].half_width
-        yield f"{name} was restless: its measurement is known to +-{half_width:.1%} only"
+        widest = max(timing.half_width for timing in seen.found.timings.values())
+        yield f"{name} was restless: what was measured there is known to +-{widest:.1%} only"
     slower = seen.found.reference_ms / seen.reference_ms - 1
     if abs(slower) > SLOWER:
         yield speed_words(name, slower)
-    if abs(seen.change.middle) > WORTH_A_WORD:
-        yield change_words(name, seen.change.middle)
+    if abs(changed := seen.factor("network") - 1) > WORTH_A_WORD:
+        yield change_words(name, changed)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..devices import load_device
 from ..errors import InputError
-from ..files import check_target, exclusive, write_json
+from ..files import LOCK, check_target, exclusive, write_json
 from ..latency import LatencyTable, Validation
 from ..latency import profile as profile_device
 from ..latency import validate as validate_table
@@ -49,27 +49,23 @@ def profile(
     tables = [LatencyTable.load(path) for path in earlier]
     samples = out.with_name(out.name + ".samples")
     with exclusive(samples):
-        if begun(samples) and not resume:
+        if any(samples.glob("*/samples.jsonl")) and not resume:
             raise InputError(f"{samples} holds an unfinished profile: add --resume to continue it, or remove it")
         try:
             if tables:
-                found = onboard(loaded, where, tables, samples, networks or FEW_NETWORKS, seed, progress)
+                few = FEW_NETWORKS if networks is None else networks
+                found = onboard(loaded, where, tables, samples, few, seed, progress)
             else:
-                whole = networks or CALIBRATION_NETWORKS
+                whole = CALIBRATION_NETWORKS if networks is None else networks
                 found = profile_device(loaded, where, samples, whole, sustained_s, seed, progress)
         except BaseException:
-            if not begun(samples):
-                shutil.rmtree(samples)  # there is nothing to go on with
+            if {path.name for path in samples.iterdir()} <= {LOCK}:
+                shutil.rmtree(samples, ignore_errors=True)  # it could not even begin
             raise
         save_samples(samples_file(out), found.measurements.samples)
         found.table.save(out)
         shutil.rmtree(samples)
     return found.table
-
-
-def begun(samples: Path) -> bool:
-    """Whether there are samples of a profile that can be gone on with."""
-    return any(samples.glob("*/samples.jsonl"))
 
 
 def validate(

@@ -140,7 +140,7 @@ def test_intervals_of_a_told_table_hold_where_layers_do_not_add_up(
         table = onboard(tiny, device, earlier, networks=10).table
         told, used = table.estimate_many(archs), {network.arch for network in table.calibration.networks}
         seen = measure_networks(table, device, archs)
-        ms = np.array([seen.table_ms(seen.timing(arch).ratio) for arch in archs])
+        ms = np.array([seen.network_ms(arch) for arch in archs])
         new = np.array([arch not in used for arch in archs])
         held.append(((told.low <= ms) & (ms <= told.high))[new].mean())
     assert np.mean(held) >= 0.85
