@@ -1,4 +1,7 @@
-"""A table of a runtime or system that was updated since: a spot check tells whether it still holds."""
+"""A table of a runtime or system that was updated since: a spot check tells whether it still holds.
+
+Layers alone don't tell: an update may change what happens between them. So whole networks are checked, too.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,9 @@ from ..devices import Device, Job
 from ..errors import MismatchError
 from ..export.onnx_model import layers_to_onnx
 from ..progress import Progress, silent
+from .anchors import anchors_of, jobs_of
 from .calibration import DRIFT, Z_90
-from .profile import check_noise, device_progress, formed
+from .profile import check_noise, device_progress, formed, network_name
 from .table import LatencyTable
 
 UPDATED = ("runtime", "os")  # what may change under a table; anything else makes another device
@@ -46,10 +50,11 @@ def _all(found: Mapping[str, str]) -> str:
 
 
 def renew(table: LatencyTable, device: Device, progress: Progress = silent) -> tuple[LatencyTable, float]:
-    """The table, and the factor on its times, for the device as it is now, from measuring five of its layers again.
+    """The table, and the factor on its times, for the device as it is now, from measuring some of it again.
 
-    Where their ratios to the reference are what they were, the table holds as it is; where all changed alike, it is
-    rescaled, and its intervals widened by what they did not change alike; else a MismatchError says how they differ.
+    That are five of its layers and its anchors. Where their ratios to the reference are what they were, the table
+    holds as it is; where all changed alike, it is rescaled, and its intervals widened by what they did not change
+    alike; else a MismatchError says how they differ. The anchors of a rescaled table are what was measured now.
     """
     table.check_timed()
     now = device.fingerprint()
@@ -66,19 +71,28 @@ def renew(table: LatencyTable, device: Device, progress: Progress = silent) -> t
     measured = sorted((layer for layer, e in table.entries.items() if e.rounds), key=lambda la: table.entries[la].ms)
     chosen = [measured[i * (len(measured) - 1) // (LAYERS - 1)] for i in range(LAYERS)]
     models = layers_to_onnx(table.space, chosen, device.form.batch)
-    jobs = {str(layer): Job(str(layer), formed(model, device.form)) for layer, model in models.items() if model}
-    seen = device.measure(list(jobs.values()), device_progress(progress)).complete(device.name)
+    jobs = [Job(str(layer), formed(model, device.form)) for layer, model in models.items() if model]
+    anchors = anchors_of(table)
+    jobs += jobs_of(table.space, [anchor.arch for anchor in anchors], device.form)
+    seen = device.measure(jobs, device_progress(progress)).complete(device.name)
     if now["label"] != "emulated":
         check_noise(device.name, seen, "validate again")
     before_ms = {str(layer): table.entries[layer].ms for layer in chosen}
-    ratios = [seen.timings[name].ratio * table.reference_ms / before_ms[name] for name in jobs]
+    before_ms |= {network_name(anchor.arch): anchor.ms for anchor in anchors}
+    now_ms = {job.name: seen.timings[job.name].ratio * table.reference_ms for job in jobs}
+    ratios = [now_ms[name] / before_ms[name] for name in now_ms]
     middle = statistics.median(ratios)
     if abs(middle - 1) <= ALL_HOLD and all(abs(ratio - 1) <= HOLDS for ratio in ratios):
         return replace(table, device=now), 1.0
     uneven = max(abs(ratio / middle - 1) for ratio in ratios)
     if uneven > EVEN:
         raise MismatchError(
-            f"the table of {table.name} no longer holds ({_all(found)}): {LAYERS} layers now take "
+            f"the table of {table.name} no longer holds ({_all(found)}): layers and networks now take "
             f"{min(ratios):.2f} to {max(ratios):.2f} times as long: run hwnas profile again"
         )
-    return table.times(middle, uneven, now), middle
+    renewed = table.times(middle, uneven, now)
+    networks = tuple(
+        replace(network, measured_ms=now_ms.get(network_name(network.arch), network.measured_ms))
+        for network in renewed.calibration.networks
+    )
+    return replace(renewed, calibration=replace(renewed.calibration, networks=networks)), middle

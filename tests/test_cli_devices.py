@@ -113,3 +113,29 @@ def test_a_host_that_cannot_measure_leaves_nothing_behind(tmp_path: Path, capsys
     assert run(typed) == 1
     assert "cannot run nowhere" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_is_measured_beside_networks_of_the_table(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, net = tmp_path / "found.json", tmp_path / "net.onnx"
+    assert search(made, out, "--table", f"{made}/local.json", "--limit", "local=10s") == 0
+    command = ["export", str(out), "--out", str(net), "--device", LOCAL]
+    found = json.loads(out.read_text())
+    calibrated = {
+        network.arch: network.measured_ms for network in LatencyTable.load(made / "local.json").calibration.networks
+    }
+    anchors = found["tables"]["local"]["anchors"]
+    assert len(anchors) > 1
+    assert all(calibrated[tuple(anchor["arch"])] == anchor["ms"] for anchor in anchors)
+    assert run(command) == 0
+    with_anchors = json.loads(net.with_suffix(".json").read_text())["latency"]["local"]
+    assert with_anchors["changed"] != 0
+    anchors[0]["arch"] = [9, 9, 9]
+    out.write_text(json.dumps(found))
+    assert run(command) == 2
+    assert "networks is damaged" in capsys.readouterr().err
+    del found["tables"]["local"]["anchors"]  # as searches wrote before there were any
+    out.write_text(json.dumps(found))
+    assert run(command) == 0
+    assert json.loads(net.with_suffix(".json").read_text())["latency"]["local"]["changed"] == 0

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from hwnas.devices import Job
 from hwnas.errors import FaultError, MismatchError
 from hwnas.latency import LatencyTable, profile
+from hwnas.latency.anchors import measure_networks
 from hwnas.latency.renewal import check_device, renew
 from hwnas.supernet import ChainSpace
 
@@ -60,6 +62,33 @@ def test_a_small_change_of_all_layers_is_none_that_a_limit_forgives(table: Laten
     renewed, factor = renew(table, slower)
     assert factor == pytest.approx(1.026)
     assert renewed.validation is None
+
+
+def whole_networks_slower(simulated: Simulated, factor: float) -> Any:
+    """A newer runtime that takes layers as long as before, and networks longer."""
+
+    class Between(simulated):  # type: ignore[misc, valid-type]
+        def time_ms(self, job: Job) -> float:
+            return float(super().time_ms(job) * (factor if job.name.startswith("network") else 1))
+
+    return Between(runtime="newer")
+
+
+def test_networks_that_changed_more_than_layers_widen_the_table(table: LatencyTable, simulated: Simulated) -> None:
+    device = whole_networks_slower(simulated, 1.05)
+    renewed, factor = renew(table, device)
+    assert 1 < factor < 1.05
+    archs = [table.space.sample(random.Random(i)) for i in range(20)]
+    seen, told = measure_networks(renewed, device, archs), renewed.estimate_many(archs)
+    assert seen.change.factor(1) == pytest.approx(1, abs=1e-3)  # that is no change since it was renewed
+    ms = [seen.network_ms(arch) for arch in archs]
+    assert ms == pytest.approx(1.05 * table.predict_many(archs), rel=0.01)
+    assert (ms <= told.high).all()
+
+
+def test_networks_that_no_longer_fit_their_layers_refuse_the_table(table: LatencyTable, simulated: Simulated) -> None:
+    with pytest.raises(MismatchError, match=r"layers and networks now take 1\.00 to 1\.25 times as long"):
+        renew(table, whole_networks_slower(simulated, 1.25))
 
 
 def test_what_a_device_no_longer_tells_makes_it_another(table: LatencyTable, simulated: Simulated) -> None:
