@@ -22,7 +22,7 @@ from hwnas.latency.profile import felt_as, network_name
 from hwnas.latency.samples import load_samples, save_samples
 from hwnas.latency.table import Entry
 from hwnas.latency.validation import compare
-from hwnas.supernet import Arch, ChainSpace, ChoiceSpace, Layer, Node
+from hwnas.supernet import Arch, ChainSpace, ChoiceSpace, Layer, Node, load_space
 
 Simulated = Callable[..., Any]
 
@@ -138,6 +138,15 @@ def test_what_a_few_networks_tell_of_another_statistic(ratios: list[float], marg
     found = felt_as(Calibration(margin=0.01), ratios)
     assert (found.scale, found.margin) == pytest.approx((statistics.median(ratios), 0.01 + margin), rel=1e-3)
     assert felt_as(Calibration(), ratios[:1]).margin > 0.1
+
+
+@pytest.mark.parametrize("kernels", ["3", "3-5", "3-5-7"])
+def test_of_a_space_of_few_networks_some_are_left_for_a_validation(kernels: str, simulated: Simulated) -> None:
+    space = load_space(
+        f"mobilenet:size=8,channels=1,classes=2,stem=4,widths=4,depths=1,kernels={kernels},expansions=1-2"
+    )
+    table = profile(space, simulated()).table
+    assert validate(table, simulated(), nets=3, pause_s=0).nets + len(table.calibration.networks) == space.size()
 
 
 def test_layers_that_print_alike_are_refused(simulated: Simulated) -> None:
