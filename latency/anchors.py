@@ -23,8 +23,8 @@ from .profile import device_progress, network_jobs, network_name
 from .regression import regress
 from .table import LatencyTable
 
-ANCHORS = 5
-LEVEL, SLOPE = 0.3, 0.03  # how far networks are likely to change alike, and more so where they take e times as long
+FEW = 8  # anchors, where a single network is measured beside them
+LEVEL, SLOPE = 0.3, 0.02  # how far networks are likely to change alike, and more so where they take e times as long
 NOISES, NOISE = (0.003, 0.005, 0.007, 0.01, 0.015, 0.02, 0.03, 0.05), 0.007  # of two measurements of one network
 WORTH_A_WORD = 0.05  # a change from which on the user is told
 UNTIMED = ("emulated", "compiled", "measured elsewhere")  # no times, or times of another day that lie there
@@ -77,12 +77,16 @@ class Beside:
         return self.table_ms(network_name(arch))
 
 
-def anchors_of(table: LatencyTable) -> tuple[Anchor, ...]:
-    """A few of the networks that calibrated a table, from the cheapest to the dearest; none where no clock runs."""
+def anchors_of(table: LatencyTable, most: int | None = None) -> tuple[Anchor, ...]:
+    """The networks that calibrated a table, or so many of them, from the cheapest to the dearest.
+
+    None where no clock runs. With all of them the table is right for these, in the mean, whatever has changed.
+    """
     networks = sorted(table.calibration.networks, key=lambda network: network.measured_ms)
     if not networks or table.device.get("label") in UNTIMED:
         return ()
-    rows = dict.fromkeys(np.linspace(0, len(networks) - 1, ANCHORS).round().astype(int).tolist())
+    count = len(networks) if most is None else min(most, len(networks))
+    rows = np.linspace(0, len(networks) - 1, count).round().astype(int).tolist()
     return tuple(Anchor(networks[i].arch, networks[i].measured_ms) for i in rows)
 
 

@@ -52,9 +52,10 @@ def _all(found: Mapping[str, str]) -> str:
 def renew(table: LatencyTable, device: Device, progress: Progress = silent) -> tuple[LatencyTable, float]:
     """The table, and the factor on its times, for the device as it is now, from measuring some of it again.
 
-    That are five of its layers and its anchors. Where their ratios to the reference are what they were, the table
-    holds as it is; where all changed alike, it is rescaled, and its intervals widened by what they did not change
-    alike; else a MismatchError says how they differ. The anchors of a rescaled table are what was measured now.
+    That are five of its layers, and its anchors, of which the median counts. Where their ratios to the reference are
+    what they were, the table holds as it is; where all changed alike, it is rescaled to the networks, and its intervals
+    widened by what layers did not change alike; else a MismatchError says how they differ. The anchors of a rescaled
+    table are what was measured now.
     """
     table.check_timed()
     now = device.fingerprint()
@@ -77,13 +78,12 @@ def renew(table: LatencyTable, device: Device, progress: Progress = silent) -> t
     seen = device.measure(jobs, device_progress(progress)).complete(device.name)
     if now["label"] != "emulated":
         check_noise(device.name, seen, "validate again")
-    before_ms = {str(layer): table.entries[layer].ms for layer in chosen}
-    before_ms |= {network_name(anchor.arch): anchor.ms for anchor in anchors}
     now_ms = {job.name: seen.timings[job.name].ratio * table.reference_ms for job in jobs}
-    ratios = [now_ms[name] / before_ms[name] for name in now_ms]
-    middle = statistics.median(ratios)
+    ratios = [now_ms[str(layer)] / table.entries[layer].ms for layer in chosen]
+    middle = statistics.median([now_ms[network_name(anchor.arch)] / anchor.ms for anchor in anchors] or ratios)
     if abs(middle - 1) <= ALL_HOLD and all(abs(ratio - 1) <= HOLDS for ratio in ratios):
         return replace(table, device=now), 1.0
+    ratios.append(middle)
     uneven = max(abs(ratio / middle - 1) for ratio in ratios)
     if uneven > EVEN:
         raise MismatchError(

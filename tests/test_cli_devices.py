@@ -134,7 +134,7 @@ def test_an_export_is_measured_beside_networks_of_the_table(
     anchors[0]["arch"] = [9, 9, 9]
     out.write_text(json.dumps(found))
     assert run(command) == 2
-    assert "networks is damaged" in capsys.readouterr().err
+    assert "are damaged in what the search wrote" in capsys.readouterr().err
     del found["tables"]["local"]["anchors"]  # as searches wrote before there were any
     out.write_text(json.dumps(found))
     assert run(command) == 0

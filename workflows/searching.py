@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import FaultError, InputError
 from ..files import check_target, digest
 from ..latency import LatencyTable, analytic_cost
-from ..latency.anchors import anchors_of
+from ..latency.anchors import FEW, anchors_of
 from ..latency.cost import COSTS
 from ..progress import Progress, silent, unheard
 from ..search import Evaluation, EvaluationStore, Problem, SearchResult, StoredAccuracy
@@ -120,7 +120,7 @@ def _table_record(path: Path, table: LatencyTable) -> tuple[str, dict[str, Any]]
         "device": dict(table.device),
         "reference_ms": table.reference_ms,
         "sustained_s": table.sustained_s,
-        "anchors": [asdict(anchor) for anchor in anchors_of(table)],
+        "anchors": [asdict(anchor) for anchor in anchors_of(table, FEW)],
     }
 
 

@@ -42,7 +42,7 @@ def test_the_likeliest_noise_is_found() -> None:
     assert regress(design, target, (0.01, 0.03, 0.1, 0.3), 0.03).noise == 0.1
 
 
-@pytest.mark.parametrize(("scale", "used_up"), [(1e4, 4), (1e-6, 0)])
+@pytest.mark.parametrize(("scale", "used_up"), [(1e2, 4), (1e-6, 0)])
 def test_weights_that_are_free_use_up_rows(scale: float, used_up: int) -> None:
     """One more degree of freedom is what was thought of the noise before."""
     design = scale * np.random.default_rng(0).normal(size=(12, 4))
