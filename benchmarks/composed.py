@@ -13,6 +13,7 @@ import statistics
 
 from hwnas.devices import Job, TimedDevice
 from hwnas.export import compose, layers_to_onnx, to_onnx
+from hwnas.export.onnx_model import shifted
 from hwnas.latency import analytic_cost, spread
 from hwnas.supernet import Supernet, load_space
 
@@ -28,7 +29,7 @@ def main() -> None:
     archs = spread(space, analytic_cost(space, "flops"), options.nets, seed=0)
     jobs = []
     for i, arch in enumerate(archs):
-        exported = to_onnx(supernet.subnet(arch), [space.input_shape()])
+        exported = to_onnx(shifted(supernet.subnet(arch)), [space.input_shape()])
         jobs.append(Job(f"exported {i}", exported.SerializeToString()))
         jobs.append(Job(f"composed {i}", compose(space.graph(arch), models).SerializeToString()))
     found = TimedDevice().measure(jobs).timings

@@ -87,11 +87,25 @@ class _SideBySide(nn.Module):
         return tuple(outputs)
 
 
+SHIFT = 0.1  # deviation of the means of batch norms that are timed
+
+
+def shifted(module: nn.Module) -> nn.Module:
+    """The module with random means in its batch norms, as after training, in place.
+
+    With means of 0 a folded batch norm leaves a convolution without bias: 2 % faster than what will be deployed.
+    """
+    for norm in module.modules():
+        if isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.running_mean is not None:
+            nn.init.normal_(norm.running_mean, std=SHIFT)
+    return module
+
+
 def layers_to_onnx(space: SearchSpace, layers: Sequence[Layer], batch: int = 1) -> dict[Layer, onnx.ModelProto | None]:
     """Each layer, with random weights, as an ONNX model of its own; None for one that computes nothing."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        modules = [space.build(layer) for layer in layers]
+        modules = [shifted(space.build(layer)) for layer in layers]
     work = [(layer, m) for layer, m in zip(layers, modules, strict=True) if not isinstance(m, nn.Identity)]
     shapes = [layer.input_shapes(batch) for layer, _ in work]
     names = [f"layer{i}" for i in range(len(work))]

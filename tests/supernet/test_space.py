@@ -19,6 +19,7 @@ from torchvision.ops import Conv2dNormActivation
 
 from hwnas.errors import HwnasError, InputError, MissingLayerError
 from hwnas.export import compose, layers_to_onnx, to_onnx
+from hwnas.export.onnx_model import shifted
 from hwnas.latency import analytic_cost, flops, memory, params
 from hwnas.supernet import Arch, ChainSpace, ChoiceSpace, Layer, Node, SearchSpace, Supernet
 from hwnas.supernet.layer import INPUT
@@ -331,7 +332,7 @@ def test_the_exported_network_computes_the_same(name: str) -> None:
 def reference(space: SearchSpace, layers: Sequence[Layer], arch: Arch, x: torch.Tensor) -> torch.Tensor:
     """The network of the very modules that `layers_to_onnx` exports."""
     torch.manual_seed(0)
-    modules = {layer: space.build(layer).eval() for layer in layers}
+    modules = {layer: shifted(space.build(layer)).eval() for layer in layers}
     graph = space.graph(arch)
     with torch.no_grad():
         return run(graph, [modules[node.layer] for node in graph], x)
