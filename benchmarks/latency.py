@@ -6,7 +6,7 @@ For `mobilenet` at each size: profile (timed, all in); measure unseen networks, 
 slowest, twice; search at 20 limits with 5 seeds and measure the winners; profile once more while another process
 keeps a core busy, and hold that table against the quiet measurements. The machine should be quiet otherwise. What was
 measured is kept in FILE.work: an interrupted benchmark goes on where it was (a profile, whose time is a figure, begins
-anew). On two cores about an hour. What all networks differ by together from one measurement to the next is printed,
+anew). About half an hour on two cores. What all networks differ by together from one measurement to the next is told,
 too: the single ones are no independent trials of that.
 """
 

@@ -27,7 +27,7 @@ FEW = 8  # anchors, where a single network is measured beside them
 LEVEL, SLOPE = 0.3, 0.02  # how far networks are likely to change alike, and more so where they take e times as long
 NOISES, NOISE = (0.003, 0.005, 0.007, 0.01, 0.015, 0.02, 0.03, 0.05), 0.007  # of two measurements of one network
 WORTH_A_WORD = 0.05  # a change from which on the user is told
-UNTIMED = ("emulated", "compiled", "measured elsewhere")  # no times, or times of another day that lie there
+UNTOLD = ("emulated", "compiled", "measured elsewhere")  # no times, or times of another day that lie there
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def anchors_of(table: LatencyTable, most: int | None = None) -> tuple[Anchor, ..
     None where no clock runs. With all of them the table is right for these, in the mean, whatever has changed.
     """
     networks = sorted(table.calibration.networks, key=lambda network: network.measured_ms)
-    if not networks or table.device.get("label") in UNTIMED:
+    if not networks or table.device.get("label") in UNTOLD:
         return ()
     count = len(networks) if most is None else min(most, len(networks))
     rows = np.linspace(0, len(networks) - 1, count).round().astype(int).tolist()

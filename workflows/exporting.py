@@ -111,7 +111,8 @@ def measure_exported(
     names = [name for name in found.intervals if name.partition(".")[0] == device.name]
     sustained_s = table["sustained_s"] if f"{device.name}.sustained" in names else 0.0
     anchors = recorded_anchors(table, space)
-    progress(1, 3, f"exporting the layers of {len(anchors)} networks that were measured before")
+    if anchors:
+        progress(1, 3, f"exporting the layers of {len(anchors)} networks that were measured before")
     jobs = [Job("network", model, sustained_s), *jobs_of(space, [anchor.arch for anchor in anchors], device.form)]
     result = device.measure(jobs, device_progress(progress)).complete(device.name)
     seen = beside(result, anchors, table["reference_ms"])

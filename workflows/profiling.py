@@ -47,17 +47,17 @@ def profile(
         raise InputError("--sustained needs a whole profile: leave out --from")
     loaded, where = space_of(space), load_device(device)
     tables = [LatencyTable.load(path) for path in earlier]
+    if networks is None:
+        networks = FEW_NETWORKS if tables else CALIBRATION_NETWORKS
     samples = out.with_name(out.name + ".samples")
     with exclusive(samples):
         if any(samples.glob("*/samples.jsonl")) and not resume:
             raise InputError(f"{samples} holds an unfinished profile: add --resume to continue it, or remove it")
         try:
             if tables:
-                few = FEW_NETWORKS if networks is None else networks
-                found = onboard(loaded, where, tables, samples, few, seed, progress)
+                found = onboard(loaded, where, tables, samples, networks, seed, progress)
             else:
-                whole = CALIBRATION_NETWORKS if networks is None else networks
-                found = profile_device(loaded, where, samples, whole, sustained_s, seed, progress)
+                found = profile_device(loaded, where, samples, networks, sustained_s, seed, progress)
         except BaseException:
             if {path.name for path in samples.iterdir()} <= {LOCK}:
                 shutil.rmtree(samples, ignore_errors=True)  # it could not even begin
