@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from ..supernet.layer import Layer
@@ -20,23 +21,29 @@ from ..supernet.space import Arch, SearchSpace
 from .cost import layer_cost
 from .regression import regress
 
+Ms = TypeVar("Ms", float, NDArray[np.float64])
 Sizes = tuple[float, float, float]  # layers, elements that they read and write, weights
 SCALE, TERM = 0.3, 0.1  # how far the scale is likely to be from 1, and a term from 0, as a share of a typical latency
-NOISES = (0.002, 0.003, 0.005, 0.007, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1)  # relative; the networks decide which
+NOISES = tuple(np.geomspace(0.002, 0.2, 40).tolist())  # relative; the networks tell how large it is
 NOISE = 0.01
 DRIFT = 0.007  # deviation of all ratios to the reference together from one run to the next (38 runs on a quiet host)
-# the same where the table's own networks are measured beside; assumed: with five of them it was 0.0077 in six runs of
-# benchmarks/latency.py ("all together"), with all of them it is less, and not measured yet
-ANCHORED = 0.006
+# the same where the table's own networks are measured beside: all together were off by 0.004 in six runs of
+# benchmarks/latency.py, of which 20 networks leave 0.0025 unknown
+ANCHORED = 0.003
 Z_90 = float(stats.norm.ppf(0.95))  # deviations to the ends of a 90 % interval
+# What 90 % intervals of predictions leave out above and below: a limit that is broken costs more than one that is not
+# used up, and a search prefers the networks whose latency is predicted too low.
+ABOVE, BELOW = 0.025, 0.075
 
 
-def run_margin(errors: ArrayLike, freedom: float = np.inf) -> float:
-    """The margin, a fraction, for relative errors (n,) within one run, with what the next run differs by.
+def run_margin(errors: ArrayLike) -> float:
+    """The margin, a fraction, for relative errors (n,) within one run, with what the next run differs by."""
+    return float(np.expm1(stats.norm.isf(ABOVE) * np.sqrt(np.mean(np.square(errors)) + ANCHORED**2)))
 
-    By Student's t, where the errors are known with so few degrees of `freedom`.
-    """
-    return float(np.expm1(stats.t.ppf(0.95, freedom) * np.sqrt(np.mean(np.square(errors)) + ANCHORED**2)))
+
+def interval(ms: Ms, margin: float) -> tuple[Ms, Ms]:
+    """The ends of the 90 % interval of latencies that are known to this margin, the upper one at ms * (1 + margin)."""
+    return ms / (1 + margin) ** float(stats.norm.isf(BELOW) / stats.norm.isf(ABOVE)), ms * (1 + margin)
 
 
 def sizes_of(space: SearchSpace, layer: Layer) -> Sizes:
@@ -60,9 +67,8 @@ class Network:
 class Calibration:
     """How sums over layers become latencies: ms = scale * sum + size_ms @ sizes + offset_ms, no layer less than 0.
 
-    `size_ms` has a term for each of `Sizes`. The 90 % interval goes from ms / (1 + margin) to ms * (1 + margin).
-    `overhead_ms`, the price of a call that computes
-    nothing, is taken off every layer before.
+    `size_ms` has a term for each of `Sizes`. `interval` tells what the margin means. `overhead_ms`, the price of a call
+    that computes nothing, is taken off every layer before.
     """
 
     scale: float = 1.0
@@ -76,6 +82,11 @@ class Calibration:
         """What a layer takes within a network, never less than nothing."""
         terms = sum(ms * size for ms, size in zip(self.size_ms, sizes, strict=True))
         return max(0.0, self.scale * max(alone_ms - self.overhead_ms, 0.0) + terms)
+
+    def fitted_ms(self, network: Network) -> float:
+        """What a network takes where layers may take less than nothing, as they may while this is fitted."""
+        terms = sum(ms * size for ms, size in zip(self.size_ms, network.sizes, strict=True))
+        return self.scale * network.sum_ms + terms + self.offset_ms
 
     def times(self, factor: float, margin: float) -> Calibration:
         """Of latencies that are `factor` times these, known to +- `margin` more; the layers stay what they are."""
@@ -100,8 +111,8 @@ def fit(networks: Sequence[Network], overhead_ms: float, others: Sequence[Networ
     """The calibration that whole networks tell, by `regress` on relative errors.
 
     The rows are (y - x) / y = sum_k w_k c_k / y for measured y, sums x, and c_k the sum x itself, the sizes and a
-    constant, each scaled to the mean of y. The margin is what is foretold of `others` (of networks like these, where
-    none are given), widened by what those left out in turn were missed by more than foretold.
+    constant, each scaled to the mean of y. The margin is what is foretold of `others`, or of each of these by the
+    rest, where none are given.
     """
     if not networks:
         return Calibration(overhead_ms=overhead_ms, margin=run_margin(np.hypot(SCALE, 2 * TERM)))
@@ -111,13 +122,14 @@ def fit(networks: Sequence[Network], overhead_ms: float, others: Sequence[Networ
     rows = columns * likely / y[:, None]
     found = regress(rows, 1 - columns[:, 0] / y, NOISES, NOISE)
     more, layer_ms, element_ms, weight_ms, offset_ms = map(float, found.weights * likely)
+    foretold_errors = found.promised
     if others:
         foretold = _columns(others) @ (found.weights * likely) + _columns(others)[:, 0]
-        rows = _columns(others) * likely / np.maximum(foretold, y.min())[:, None]
+        foretold_errors = found.deviation(_columns(others) * likely / np.maximum(foretold, y.min())[:, None])
     return Calibration(
         1 + more,
         offset_ms,
-        run_margin(found.surprise * found.deviation(rows), found.freedom),
+        run_margin(foretold_errors),
         overhead_ms,
         tuple(networks),
         (layer_ms, element_ms, weight_ms),

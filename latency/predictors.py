@@ -26,7 +26,7 @@ from sklearn.preprocessing import StandardScaler
 
 from ..errors import InputError
 from ..supernet.space import Arch, SearchSpace
-from .calibration import fit, run_margin, sizes_of
+from .calibration import fit, interval, run_margin, sizes_of
 from .cost import counts, layer_cost
 from .ranks import kendall_tau
 from .table import Estimates, Floats, LatencyTable, Predictor
@@ -54,7 +54,7 @@ class Learned:
     def estimate_many(self, archs: ArrayLike) -> Estimates:
         """The same with intervals."""
         ms = self.predict_many(archs)
-        return Estimates(ms, ms / (1 + self.margin), ms * (1 + self.margin))
+        return Estimates(ms, *interval(ms, self.margin))
 
 
 def totals(space: SearchSpace, archs: Sequence[Arch]) -> Floats:
@@ -76,7 +76,7 @@ def bags(space: SearchSpace, archs: Sequence[Arch]) -> Floats:
 def calibrated_table(table: LatencyTable, archs: Sequence[Arch], measured_ms: Floats) -> Predictor:
     """The table, calibrated by these networks."""
     networks = [table.network(arch, ms) for arch, ms in zip(archs, measured_ms.tolist(), strict=True)]
-    return replace(table, calibration=fit(networks, table.calibration.overhead_ms))
+    return table.calibrated(fit(networks, table.calibration.overhead_ms))
 
 
 def linear(table: LatencyTable, archs: Sequence[Arch], measured_ms: Floats) -> Predictor:

@@ -19,7 +19,7 @@ from ..export.precision import to_fp16, to_int8
 from ..progress import Progress, silent
 from ..supernet.layer import Layer
 from ..supernet.space import Arch, SearchSpace
-from .calibration import Calibration, fit, run_margin
+from .calibration import ABOVE, Calibration, fit, run_margin
 from .cost import analytic_cost
 from .spread import spread
 from .table import Entry, LatencyTable
@@ -136,7 +136,8 @@ def calibrated(
 
     def fitted(ratios: Sequence[float]) -> Calibration:
         known = [raw.network(arch, ratio * unit) for arch, ratio in zip(archs, ratios, strict=True)]
-        return fit(known, overhead_ms, [raw.network(arch, 0.0) for arch in pool])
+        found = fit(known, overhead_ms, [raw.network(arch, 0.0) for arch in pool])
+        return raw.calibrated(found).calibration
 
     calibration = fitted([timing.ratio for timing in timings])
     felt = {"p95": fitted([timing.p95 for timing in timings])}
@@ -162,7 +163,7 @@ def felt_as(calibration: Calibration, ratios: Sequence[float]) -> Calibration:
     if n == 1:
         return calibration.times(middle, run_margin(UNTOLD))
     spread_of = statistics.stdev(ratios) / middle * float(np.sqrt(1 + 1 / n))
-    return calibration.times(middle, float(stats.t.ppf(0.95, n - 1)) * spread_of)
+    return calibration.times(middle, float(stats.t.isf(ABOVE, n - 1)) * spread_of)
 
 
 def check_noise(name: str, found: Measurements, remedy: str) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
+from scipy.special import softmax
 
 Floats = NDArray[np.float64]
 
@@ -24,9 +25,7 @@ NOISE_SPREAD = 0.7  # deviation of the noise's logarithm around what is typical
 class Regression:
     """Weights (k,) with their covariance (k, k), the noise, and for each row (n,) what leaving it out shows.
 
-    `missed` is the error for a row that was left out, `promised` the standard deviation foretold of it. `freedom` are
-    the degrees of freedom with which the noise is known: the rows that the weights did not use up, and one for what
-    was thought of it before.
+    `missed` is the error for a row that was left out, `promised` the standard deviation foretold of it.
     """
 
     weights: Floats
@@ -34,7 +33,6 @@ class Regression:
     noise: float
     missed: Floats
     promised: Floats
-    freedom: float
 
     @property
     def surprise(self) -> float:
@@ -47,19 +45,22 @@ class Regression:
         return np.sqrt(np.maximum(variance, 0) + self.noise**2)
 
 
-def regress(design: Floats, target: Floats, noises: Sequence[float], typical: float) -> Regression:
-    """The posterior of the weights given rows (n, k) and targets (n,), for the likeliest of `noises`.
+def regress(
+    design: Floats, target: Floats, noises: Sequence[float], typical: float, spread: float = NOISE_SPREAD
+) -> Regression:
+    """The posterior of the weights given rows (n, k) and targets (n,), for noise as the rows tell it.
 
-    Few measurements may look as if there were no noise at all, and the intervals would hold too rarely: hence a
-    prior of the noise, log-normal around `typical`.
+    Its variance is the mean over `noises`, each weighed by its evidence: few measurements leave open how large it is,
+    and may look as if there were none at all. Hence also a prior, log-normal around `typical`, its logarithm with the
+    deviation `spread`.
     """
 
     def evidence(noise: float) -> float:  # eq. 2.30
         covariance = design @ design.T + noise**2 * np.eye(len(target))
-        unusual = np.log(noise / typical) / NOISE_SPREAD
+        unusual = np.log(noise / typical) / spread
         return float(stats.multivariate_normal.logpdf(target, cov=covariance) - unusual**2 / 2)
 
-    noise = max(noises, key=evidence)
+    noise = float(np.sqrt(softmax([evidence(noise) for noise in noises]) @ np.square(noises)))
     inverse = np.linalg.inv(design @ design.T + noise**2 * np.eye(len(target)))
     left_out = np.diag(inverse)
     return Regression(
@@ -68,5 +69,4 @@ def regress(design: Floats, target: Floats, noises: Sequence[float], typical: fl
         noise=noise,
         missed=inverse @ target / left_out,  # eq. 5.12
         promised=np.sqrt(1 / left_out),
-        freedom=1 + noise**2 * float(left_out.sum()),
     )

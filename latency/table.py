@@ -18,7 +18,7 @@ from ..supernet.additive import AdditiveCost, additive
 from ..supernet.layer import Layer
 from ..supernet.space import Arch, SearchSpace
 from ..supernet.spaces import recorded_space, space_record
-from .calibration import Calibration, Network, Sizes, sizes_of
+from .calibration import Calibration, Network, Sizes, interval, sizes_of
 from .spread import spread
 
 VERSION = 2
@@ -135,6 +135,16 @@ class LatencyTable:
                 )
         return [layer for layer in layers if self.entries[layer].rounds]
 
+    def calibrated(self, fitted: Calibration) -> LatencyTable:
+        """This table with a calibration, whose networks take in the mean what they were fitted to.
+
+        No layer takes less than nothing. One that would, by the fit, is often the first, which is in every network.
+        """
+        table = replace(self, calibration=fitted)
+        more_ms = [table.network_ms(network.arch) - fitted.fitted_ms(network) for network in fitted.networks]
+        offset_ms = fitted.offset_ms - float(np.mean(more_ms or [0.0]))
+        return replace(table, calibration=replace(fitted, offset_ms=offset_ms))
+
     def network(self, arch: Arch, measured_ms: float) -> Network:
         """A measured network with the sums over its layers, as a calibration is fitted to it."""
         layers, overhead_ms = self.layers_of(arch), self.calibration.overhead_ms
@@ -194,7 +204,7 @@ class LatencyTable:
     def estimate_many(self, archs: ArrayLike) -> Estimates:
         """Latencies of a batch with their 90 % intervals."""
         ms = self.predict_many(archs)
-        return Estimates(ms, ms / (1 + self.calibration.margin), ms * (1 + self.calibration.margin))
+        return Estimates(ms, *interval(ms, self.calibration.margin))
 
     def predict(self, arch: Sequence[int]) -> Estimate:
         """The latency of one architecture with its 90 % interval: the sum over its layers itself.
@@ -204,8 +214,8 @@ class LatencyTable:
         for node in self.space.graph(self.space.check(arch)) if self.rejected else ():
             if node.layer in self.rejected:
                 raise InputError(f"{self.name} can't run {node.layer} of {tuple(arch)}: {self.rejected[node.layer]}")
-        ms, margin = self.network_ms(self.space.check(arch)), self.calibration.margin
-        return Estimate(ms, ms / (1 + margin), ms * (1 + margin))
+        ms = self.network_ms(self.space.check(arch))
+        return Estimate(ms, *interval(ms, self.calibration.margin))
 
     def check_space(self, space: SearchSpace) -> None:
         """MismatchError unless the table was made for `space`."""
