@@ -20,6 +20,7 @@ from ..supernet.layer import Layer
 from ..supernet.space import Arch, SearchSpace
 from .cost import layer_cost
 from .regression import regress
+from .transfer import Prior, choose
 
 Ms = TypeVar("Ms", float, NDArray[np.float64])
 Sizes = tuple[float, float, float]  # layers, elements that they read and write, weights
@@ -117,8 +118,7 @@ def fit(networks: Sequence[Network], overhead_ms: float, others: Sequence[Networ
     if not networks:
         return Calibration(overhead_ms=overhead_ms, margin=run_margin(np.hypot(SCALE, 2 * TERM)))
     columns, y = _columns(networks), np.array([network.measured_ms for network in networks])
-    means = columns.mean(axis=0)
-    likely = np.array([SCALE, TERM, TERM, TERM, TERM]) * np.divide(y.mean(), means, where=means > 0, out=0 * means)
+    likely = _likely(columns, float(y.mean()))
     rows = columns * likely / y[:, None]
     found = regress(rows, 1 - columns[:, 0] / y, NOISES, NOISE)
     more, layer_ms, element_ms, weight_ms, offset_ms = map(float, found.weights * likely)
@@ -134,6 +134,26 @@ def fit(networks: Sequence[Network], overhead_ms: float, others: Sequence[Networ
         tuple(networks),
         (layer_ms, element_ms, weight_ms),
     )
+
+
+def most_telling(networks: Sequence[Network], count: int) -> list[int]:
+    """Which `count` of these networks to measure to know all of them: indices, in order.
+
+    Half of them are spread over the range. The others are those that tell most beside these: what layers, activations
+    and weights cost is told by networks that have many of one for few of the others. Sums may be in any unit in which
+    they are about proportional to latency, such as multiply-accumulates: nothing has to be measured before.
+    """
+    columns = _columns(networks)
+    sums = np.maximum(columns[:, 0], 1e-3 * columns[:, 0].mean())
+    rows = columns * _likely(columns, float(sums.mean())) / sums[:, None]
+    even = np.argsort(sums, kind="stable")[np.linspace(0, len(rows) - 1, (count + 1) // 2).round().astype(int)]
+    return sorted(choose(Prior(np.zeros(len(rows)), rows.T, NOISE), count, range(len(rows)), even.tolist()))
+
+
+def _likely(columns: np.ndarray, typical: float) -> np.ndarray:
+    """How large the weights of the columns are likely to be (5,), where latencies are about `typical`."""
+    means = columns.mean(axis=0)
+    return np.array([SCALE, TERM, TERM, TERM, TERM]) * np.divide(typical, means, where=means > 0, out=0 * means)
 
 
 def _columns(networks: Sequence[Network]) -> np.ndarray:

@@ -19,13 +19,13 @@ from ..export.precision import to_fp16, to_int8
 from ..progress import Progress, silent
 from ..supernet.layer import Layer
 from ..supernet.space import Arch, SearchSpace
-from .calibration import ABOVE, Calibration, fit, run_margin
-from .cost import analytic_cost
+from .calibration import ABOVE, Calibration, Network, fit, most_telling, run_margin, sizes_of
+from .cost import analytic_cost, layer_cost
 from .spread import spread
 from .table import Entry, LatencyTable
 
 CALIBRATION_NETWORKS = 20
-POOL = 5  # times as many networks, for which the calibration is to hold
+POOL = 10  # times as many networks, for which the calibration is to hold
 UNTOLD = 0.1  # deviation of the ratio to the median between networks, where nothing tells it
 WORST = 5  # times the tolerance: beyond it a single interval is too wide for a table
 EMPTY = "empty"
@@ -108,7 +108,7 @@ def measured(
         pool = spread(space, flops, POOL * networks, seed, without=rejected)
         pool = [arch for arch in pool if any(models[node.layer] for node in space.graph(arch))]
         count = min(networks, (len(pool) + 1) // 2)  # of few, as many are left for a validation
-        archs = [pool[round(i)] for i in np.linspace(0, len(pool) - 1, count)]
+        archs = [pool[i] for i in most_telling([outline(space, arch, models) for arch in pool], count)]
         whole = network_jobs(space, models, archs, form)
         for i in {0, len(whole) // 2, len(whole) - 1} if sustained_s and whole else ():
             whole[i] = replace(whole[i], sustained_s=sustained_s)
@@ -119,6 +119,14 @@ def measured(
         if not new:
             return archs, pool, rejected, found.complete(device.name)
         rejected |= new
+
+
+def outline(space: SearchSpace, arch: Arch, models: Models) -> Network:
+    """A network that nobody has measured: its multiply-accumulates, and the sums that a calibration goes by."""
+    layers = [node.layer for node in space.graph(arch) if models[node.layer]]
+    sums = np.sum([(layer_cost(space, layer).flops, *sizes_of(space, layer)) for layer in layers], axis=0)
+    flops, count, elements, weights = map(float, sums)
+    return Network(arch, flops, 0.0, (count, elements, weights))
 
 
 def calibrated(

@@ -52,21 +52,21 @@ def prior(earlier_ms: Floats, noise: float = NOISE) -> Prior:
     return Prior(mean, np.vstack([np.full_like(mean, LEVEL), SLOPE * centred, ways]), noise)
 
 
-def choose(known: Prior, count: int, candidates: Sequence[int]) -> list[int]:
-    """The `count` candidates (indices of items) that together tell most about all candidates.
+def choose(known: Prior, count: int, candidates: Sequence[int], first: Sequence[int] = ()) -> list[int]:
+    """The `count` candidates (indices of items) that together tell most about all candidates, after these `first`.
 
-    Each step takes the item after which the mean posterior variance is least.
+    Each step takes the item after which the mean posterior variance is least. `first` are places among the candidates.
     """
     points = known.factors[:, list(candidates)]  # (k, n)
     covariance = np.eye(len(points))
     moment = points @ points.T / points.shape[1]
     chosen: list[int] = []
-    for _ in range(min(count, points.shape[1])):
+    for step in range(min(count, points.shape[1])):
         spread = covariance @ points
         variance = known.noise**2 + (points * spread).sum(axis=0)
         gain = (spread * (moment @ spread)).sum(axis=0) / variance
         gain[chosen] = -np.inf
-        best = int(gain.argmax())
+        best = first[step] if step < len(first) else int(gain.argmax())
         chosen.append(best)
         covariance -= np.outer(spread[:, best], spread[:, best]) / variance[best]
     return [int(candidates[i]) for i in chosen]

@@ -16,7 +16,7 @@ import torch
 
 from hwnas.errors import FaultError, InputError, MismatchError, MissingLayerError
 from hwnas.latency import LatencyTable
-from hwnas.latency.calibration import ANCHORED, Calibration, Network, fit, interval, run_margin, sizes_of
+from hwnas.latency.calibration import ANCHORED, Calibration, Network, fit, interval, most_telling, run_margin, sizes_of
 from hwnas.latency.table import Entry
 from hwnas.search import Evaluation
 from hwnas.supernet import Arch, ChainSpace, ChoiceSpace, SearchSpace, load_space
@@ -291,6 +291,19 @@ def test_networks_with_such_a_layer_take_what_they_were_fitted_to(table: Latency
     mean = np.mean([fitted.fitted_ms(network) for network in fitted.networks])
     assert np.mean(found.predict_many(archs)) == pytest.approx(mean)
     assert found.calibration.offset_ms < 5
+
+
+def test_networks_that_tell_most_narrow_the_interval() -> None:
+    """Many layers for little else are rare, and so is what tells the price of a layer."""
+    drawn = sorted(networks(200), key=lambda network: network.sum_ms)
+    even = [drawn[i] for i in np.linspace(0, 199, 10).round().astype(int)]
+    telling = most_telling(drawn, 10)
+    assert telling == sorted(set(telling))
+    assert {0, 199} <= set(telling)
+    margins = [fit(some, 0.0, drawn).margin for some in ([drawn[i] for i in telling], even)]
+    assert margins[0] < 0.98 * margins[1]
+    assert most_telling(drawn[:1], 1) == [0]
+    assert most_telling(drawn[:4], 3) == sorted(set(most_telling(drawn[:4], 3)))
 
 
 class Rare(ChoiceSpace):
