@@ -106,6 +106,8 @@ def measured(
     seen = measure_networks(table, device, archs, work, said(work.name))
     change = {"middle": seen.change.factor(seen.change.middle_ms) - 1, "slope": seen.change.slope}
     write_bytes(work / "change.json", json.dumps(change).encode())
+    for model in work.rglob("*.onnx"):  # gigabytes, and made again where they are needed
+        model.unlink()
     return np.array([seen.network_ms(arch) for arch in archs])
 
 
