@@ -27,6 +27,7 @@ Sizes = tuple[float, float, float]  # layers, elements that they read and write,
 SCALE, TERM = 0.3, 0.1  # how far the scale is likely to be from 1, and a term from 0, as a share of a typical latency
 NOISES = tuple(np.geomspace(0.002, 0.2, 40).tolist())  # relative; the networks tell how large it is
 NOISE = 0.01
+LEAST = 0.1  # of a mean latency, that every network takes: what computes hardly anything has calls and memory to pay
 DRIFT = 0.007  # deviation of all ratios to the reference together from one run to the next (38 runs on a quiet host)
 # the same where the table's own networks are measured beside: all together were off by 0.004 in six runs of
 # benchmarks/latency.py, of which 20 networks leave 0.0025 unknown
@@ -112,8 +113,8 @@ def fit(networks: Sequence[Network], overhead_ms: float, others: Sequence[Networ
     """The calibration that whole networks tell, by `regress` on relative errors.
 
     The rows are (y - x) / y = sum_k w_k c_k / y for measured y, sums x, and c_k the sum x itself, the sizes and a
-    constant, each scaled to the mean of y. The margin is what is foretold of `others`, or of each of these by the
-    rest, where none are given.
+    constant, each scaled to the mean of y. The margin is what is foretold of `others` (of networks like these, where
+    none are given).
     """
     if not networks:
         return Calibration(overhead_ms=overhead_ms, margin=run_margin(np.hypot(SCALE, 2 * TERM)))
@@ -122,14 +123,13 @@ def fit(networks: Sequence[Network], overhead_ms: float, others: Sequence[Networ
     rows = columns * likely / y[:, None]
     found = regress(rows, 1 - columns[:, 0] / y, NOISES, NOISE)
     more, layer_ms, element_ms, weight_ms, offset_ms = map(float, found.weights * likely)
-    foretold_errors = found.promised
     if others:
         foretold = _columns(others) @ (found.weights * likely) + _columns(others)[:, 0]
-        foretold_errors = found.deviation(_columns(others) * likely / np.maximum(foretold, y.min())[:, None])
+        rows = _columns(others) * likely / np.maximum(foretold, y.min())[:, None]
     return Calibration(
         1 + more,
         offset_ms,
-        run_margin(foretold_errors),
+        float(np.expm1(found.quantile(rows, 1 - ABOVE, ANCHORED))),
         overhead_ms,
         tuple(networks),
         (layer_ms, element_ms, weight_ms),
@@ -143,10 +143,14 @@ def most_telling(networks: Sequence[Network], count: int) -> list[int]:
     and weights cost is told by networks that have many of one for few of the others. Sums may be in any unit in which
     they are about proportional to latency, such as multiply-accumulates: nothing has to be measured before.
     """
+    if (count := min(count, len(networks))) == 0:
+        return []
     columns = _columns(networks)
-    sums = np.maximum(columns[:, 0], 1e-3 * columns[:, 0].mean())
+    sums = columns[:, 0] if columns[:, 0].any() else columns[:, 1]
+    sums = np.maximum(sums, LEAST * sums.mean())
     rows = columns * _likely(columns, float(sums.mean())) / sums[:, None]
-    even = np.argsort(sums, kind="stable")[np.linspace(0, len(rows) - 1, (count + 1) // 2).round().astype(int)]
+    places = np.linspace(0, len(rows) - 1, max((count + 1) // 2, min(count, 2))).round().astype(int)
+    even = np.argsort(sums, kind="stable")[places]
     return sorted(choose(Prior(np.zeros(len(rows)), rows.T, NOISE), count, range(len(rows)), even.tolist()))
 
 

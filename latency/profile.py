@@ -144,17 +144,17 @@ def calibrated(
 
     def fitted(ratios: Sequence[float]) -> Calibration:
         known = [raw.network(arch, ratio * unit) for arch, ratio in zip(archs, ratios, strict=True)]
-        found = fit(known, overhead_ms, [raw.network(arch, 0.0) for arch in pool])
-        return raw.calibrated(found).calibration
+        table = raw.calibrated(fit(known, overhead_ms, [raw.network(arch, 0.0) for arch in pool]))
+        missed = [raw_ms / measured_ms - 1 for raw_ms, measured_ms in _told(table)]
+        margin = max(table.calibration.margin, run_margin(missed)) if missed else table.calibration.margin
+        return replace(table.calibration, margin=margin)  # layers that take nothing are not what was fitted
 
     calibration = fitted([timing.ratio for timing in timings])
     felt = {"p95": fitted([timing.p95 for timing in timings])}
     slower = [timing.sustained / timing.ratio for timing in timings if timing.sustained is not None]
     if slower:
         felt["sustained"] = felt_as(calibration, slower)
-    missed = [raw_ms / measured_ms - 1 for raw_ms, measured_ms in _told(replace(raw, calibration=calibration))]
-    margin = max(calibration.margin, run_margin(missed))  # layers that take nothing are not what was fitted
-    return replace(raw, calibration=replace(calibration, margin=margin), felt=felt)
+    return replace(raw, calibration=calibration, felt=felt)
 
 
 def _told(table: LatencyTable) -> list[tuple[float, float]]:
