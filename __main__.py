@@ -154,10 +154,8 @@ def profile(
     if table.device["label"] == "emulated":
         console.print(f"{table.name} is emulated: its times are no latency of any device")
     fit = table.calibration
-    measured, known = (
-        sum(entry.rounds > 0 for entry in table.entries.values()),
-        f"upper end of the interval +{fit.margin:.1%}",
-    )
+    measured = sum(entry.rounds > 0 for entry in table.entries.values())
+    known = f"upper end of the interval +{fit.margin:.1%}"
     if earlier:
         console.print(f"{out}: {measured} layers on {table.name}, told by {len(fit.networks)} networks, {known}")
         if fit.margin > VAGUE:
