@@ -18,6 +18,7 @@ from ..progress import Progress, silent
 from .checkpoint import append_metrics, load_checkpoint, read_metrics, save_checkpoint
 from .data import Data, training_batches
 from .evaluation import probe_accuracy
+from .memory import keep_freed_memory
 from .space import Arch, SearchSpace
 from .supernet import Supernet
 
@@ -65,6 +66,7 @@ def train(supernet: Supernet, data: Data, settings: TrainSettings, run: Path, pr
     Paths, order and augmentation are functions of (seed, step): a resumed training ends in the same weights.
     A supernet of one architecture only takes that path at every step.
     """
+    keep_freed_memory()
     supernet.to(memory_format=torch.channels_last).train()
     optimizer = make_optimizer(supernet, settings)
     first_epoch = load_checkpoint(run, supernet, optimizer)
