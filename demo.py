@@ -152,7 +152,7 @@ def _table(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
         cells = [
             row.name,
             f"{row.found.limits['local']:.3f}",
-            f"{times.predicted_ms:.3f} ±{(times.high_ms - times.low_ms) / 2:.3f}",
+            f"{times.predicted_ms:.3f} ({times.low_ms:.3f}-{times.high_ms:.3f})",
             f"{times.measured_ms:.3f}",
             "yes" if row.proof.within_limits else "NO",
             f"{row.found.accuracy:.3f}",

@@ -18,7 +18,9 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import spearmanr
 
-from hwnas.latency.transfer import choose, prior, transfer
+from hwnas.latency.calibration import interval
+from hwnas.latency.design import choose
+from hwnas.latency.transfer import prior, transfer
 
 SUMS = ("eyeriss", "fpga")
 FAMILIES = {  # a family is never known in part
@@ -75,7 +77,8 @@ def score(columns: dict[str, np.ndarray], new: str, count: int, seed: int) -> tu
     found = transfer(known, items, true_ms[items])
     rest = np.setdiff1d(np.arange(len(true_ms)), items)
     error = np.abs(found.ms[rest] / true_ms[rest] - 1)
-    held = np.abs(np.log(true_ms[rest] / found.ms[rest])) <= np.log1p(found.margin[rest])
+    low, high = interval(found.ms[rest], found.margin[rest])
+    held = (low <= true_ms[rest]) & (true_ms[rest] <= high)
     rank = float(spearmanr(found.ms[rest], true_ms[rest]).statistic)
     return rank, float((error <= 0.1).mean()), float(held.mean()), found.error, float(error.mean())
 

@@ -19,8 +19,8 @@ from scipy import stats
 from ..supernet.layer import Layer
 from ..supernet.space import Arch, SearchSpace
 from .cost import layer_cost
+from .design import Prior, choose
 from .regression import regress
-from .transfer import Prior, choose
 
 Ms = TypeVar("Ms", float, NDArray[np.float64])
 Sizes = tuple[float, float, float]  # layers, elements that they read and write, weights
@@ -43,7 +43,7 @@ def run_margin(errors: ArrayLike) -> float:
     return float(np.expm1(stats.norm.isf(ABOVE) * np.sqrt(np.mean(np.square(errors)) + ANCHORED**2)))
 
 
-def interval(ms: Ms, margin: float) -> tuple[Ms, Ms]:
+def interval(ms: Ms, margin: Ms | float) -> tuple[Ms, Ms]:
     """The ends of the 90 % interval of latencies that are known to this margin, the upper one at ms * (1 + margin)."""
     return ms / (1 + margin) ** float(stats.norm.isf(BELOW) / stats.norm.isf(ABOVE)), ms * (1 + margin)
 

@@ -16,6 +16,7 @@ from ..supernet.layer import Layer
 from ..supernet.space import Arch, SearchSpace
 from .calibration import Calibration, run_margin, sizes_of
 from .cost import analytic_cost, counts
+from .design import Floats, Prior, choose
 from .profile import (
     EMPTY,
     MORE,
@@ -29,7 +30,7 @@ from .profile import (
 )
 from .spread import spread
 from .table import Entry, LatencyTable
-from .transfer import Floats, Prior, choose, prior, transfer
+from .transfer import prior, transfer
 
 FEW_NETWORKS = 10
 POOL = 2000

@@ -81,7 +81,7 @@ def profile(
         layer: _entry(found, str(layer)) if model and layer not in rejected else Entry(0, 0, 0, 0)
         for layer, model in models.items()
     }
-    table = calibrated(fingerprint, space, entries, archs, pool, found)
+    table = calibrated_table(fingerprint, space, entries, archs, pool, found)
     return Profiled(replace(table, sustained_s=sustained_s, rejected=rejected), found)
 
 
@@ -129,7 +129,7 @@ def outline(space: SearchSpace, arch: Arch, models: Models) -> Network:
     return Network(arch, flops, 0.0, (count, elements, weights))
 
 
-def calibrated(
+def calibrated_table(
     fingerprint: Mapping[str, str],
     space: SearchSpace,
     entries: Mapping[Layer, Entry],

@@ -21,7 +21,7 @@ from ..supernet.spaces import recorded_space, space_record
 from .calibration import Calibration, Network, Sizes, interval, sizes_of
 from .spread import spread
 
-VERSION = 2
+VERSION = 3
 Floats = NDArray[np.float64]
 
 

@@ -135,7 +135,7 @@ BAD = {  # what is typed: what the one line must contain
     ),
     "table twice": (f"{SEARCH} --table local.json", ["local.json", "one table per device"]),
     "table of another space": (SEARCH.replace("local.json", "other.json"), ["size=8", "hwnas profile --space"]),
-    "table of another version": (SEARCH.replace("local.json", "old.json"), ["version 0", "reads 2"]),
+    "table of another version": (SEARCH.replace("local.json", "old.json"), ["version 0", "reads 3"]),
     "table cut": (SEARCH.replace("local.json", "cut.json"), ["cut.json", "not readable"]),
     "table foreign": (SEARCH.replace("local.json", "foreign.json"), ["foreign.json", "not a hwnas table"]),
     "table a result": (SEARCH.replace("local.json", "found.json"), ["found.json", "hwnas.found"]),

@@ -177,7 +177,7 @@ def damaged(change: Callable[[dict[str, Any]], object]) -> Callable[[bytes], byt
             InputError,
             r"is not a hwnas table file \(its format says 'hwnas\.run'\)",
         ),
-        (damaged(lambda d: d.update(version=9)), MismatchError, "has format version 9, this hwnas reads 2"),
+        (damaged(lambda d: d.update(version=9)), MismatchError, "has format version 9, this hwnas reads 3"),
         (
             damaged(lambda d: d["space"].update(fingerprint="0123")),
             MismatchError,
