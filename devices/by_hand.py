@@ -74,7 +74,8 @@ class FolderDevice:
         series, times_ms, errors = self._series(), self._times(), self._errors(files)
         run = {name: file for name, file in files.items() if name not in errors}
         missing = [name for name, file in run.items() if file not in series and len(times_ms[file]) < LEAST]
-        reference = [ms for one in series.values() for ms in one.reference_ms] or times_ms[REFERENCE]
+        calm_ms = timer.calm_level(series.values())
+        reference = [ms for one in series.values() for ms in one.beside_ms] or times_ms[REFERENCE]
         if missing or len(reference) < LEAST:
             first = f" (first: {missing[0]})" if missing else ""
             models = f"{len(missing)} models have" if missing else "the reference has"
@@ -82,11 +83,11 @@ class FolderDevice:
                 f"{self.folder}: {models} no times yet, or fewer than {LEAST}{first}; {NOTE} there says how to measure "
                 "them, then give the same command again"
             )
-        reference_ms = statistics.median(reference)
+        reference_ms = timer.nominal_ms(series.values(), calm_ms) if series else statistics.median(reference)
         timings = {name: _timing(name, times_ms[file], reference_ms) for name, file in run.items() if times_ms[file]}
         for name, file in run.items():
             if file in series:
-                figures: dict[str, Any] = series[file].timing(reference_ms)
+                figures: dict[str, Any] = series[file].timing(reference_ms, calm_ms)
                 timings[name] = Timing(name, **figures)
         return Measurements(timings, reference_ms, 0.0, True, tuple(self._samples(files)), errors)
 

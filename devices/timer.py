@@ -13,8 +13,10 @@ few consecutive runs of a model, divided by the fastest of a few runs of the ref
 what slows both cancels, and what strikes single runs is left out. Each sample opens the model afresh, because
 where its weights and activations happen to lie in memory changes its speed by a percent or more for as long
 as it is open, and further runs repeat the same luck. A round takes one sample of every model, in a random
-order, so that no model always follows the same other one. A model's figure is the median of its samples; it
-leaves when the interval of that median is narrow enough, or a cap is reached.
+order, so that no model always follows the same other one. Neighbours who use the memory slow what needs much of it
+more than the reference: so a sample counts where the reference beside it ran about as fast as it ever does (where
+few did, it is the better half of them that counts). A model's figure is the median of the samples that
+count; it leaves when the interval of that median is narrow enough, or a cap is reached.
 
 Each sample is a line of FOLDER/samples.jsonl as soon as it is taken; started again, the program goes on from
 there. FOLDER/result.json is written at the end. Standard output has one JSON line of progress per round.
@@ -45,12 +47,14 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-METHOD = "fastest of 5 / fastest of 3 + 3, median"  # another one gives other figures
+METHOD = "fastest of 5 / fastest of 3 + 3, median of calm samples"  # another one gives other figures
 RUNS = 5
 REFERENCE_RUNS = 3  # before, and as many after
 RUN_MS = 0.1  # a run repeats a tiny model for this long, so that the clock and the call don't count
 WARM_UP_RUNS = 3
 CONFIDENCE = 0.9
+FASTEST, CALM = 0.05, 1.05  # the machine is calm while the reference takes up to so much of this quantile of its times
+ENOUGH = 10  # calm samples: with fewer of a model others count, too
 Run = Callable[[int], tuple[float, float]]  # infer so many times in a row -> ms per inference, by stopwatch and wall
 
 
@@ -75,26 +79,40 @@ class Series:
     """The samples of one model, in the order taken."""
 
     ratios: list[float] = field(default_factory=list)
+    references_ms: list[list[float]] = field(default_factory=list)  # runs of the reference beside each
+    beside_ms: list[float] = field(default_factory=list)  # the fastest of these
     runs_ms: list[float] = field(default_factory=list)
     wall_ratios: list[float] = field(default_factory=list)
     load_ms: list[float] = field(default_factory=list)
     load_s: float = 0.0
-    reference_ms: list[float] = field(default_factory=list)
     started: float = 0.0  # seconds on the clock of the samples
 
     def add(self, sample: dict[str, Any]) -> None:
         """Append one line of samples.jsonl."""
         if not self.ratios:
             self.started = sample["seconds"]
-        reference_ms = min(sample["reference_runs_ms"])
-        self.ratios.append(min(sample["runs_ms"]) / reference_ms)
+        beside_ms = min(sample["reference_runs_ms"])
+        self.ratios.append(min(sample["runs_ms"]) / beside_ms)
+        self.references_ms.append(sample["reference_runs_ms"])
+        self.beside_ms.append(beside_ms)
         self.runs_ms += sample["runs_ms"]
-        self.reference_ms += sample["reference_runs_ms"]
-        self.wall_ratios += [ms / reference_ms for ms in sample["wall_ms"]]
+        self.wall_ratios += [ms / beside_ms for ms in sample["wall_ms"]]
 
-    def timing(self, reference_ms: float) -> dict[str, float | None]:
+    def counted(self, calm_ms: float) -> list[float]:
+        """The ratios that count: those beside which the reference took at most `calm_ms`.
+
+        Where these are few: those beside which it was in the faster half of its times.
+        """
+        most_ms = calm_ms if self.calm(calm_ms) >= ENOUGH else max(calm_ms, statistics.median(self.beside_ms))
+        return [ratio for ratio, ms in zip(self.ratios, self.beside_ms, strict=True) if ms <= most_ms]
+
+    def calm(self, calm_ms: float) -> int:
+        """The number of samples taken while the machine was calm."""
+        return sum(ms <= calm_ms for ms in self.beside_ms)
+
+    def timing(self, reference_ms: float, calm_ms: float) -> dict[str, float | None]:
         """The figures that the samples amount to; `reference_ms` is the reference's nominal time."""
-        ratio, low, high = median_interval(self.ratios)
+        ratio, low, high = median_interval(self.counted(calm_ms))
         last_ms = self.load_ms[-len(self.load_ms) // 3 :]  # the last third
         return {
             "ratio": ratio,
@@ -106,27 +124,28 @@ class Series:
             "sustained": statistics.median(last_ms) / reference_ms if last_ms else None,
         }
 
-    def half_width(self) -> float:
+    def half_width(self, calm_ms: float) -> float:
         """Half of the interval as a fraction of the median."""
-        median, low, high = median_interval(self.ratios)
+        median, low, high = median_interval(self.counted(calm_ms))
         return (high - low) / 2 / median
 
-    def settled(self, plan: Plan) -> bool:
-        """Whether the interval is as narrow as asked."""
-        return len(self.ratios) >= plan.min_rounds and self.half_width() <= plan.target
+    def settled(self, plan: Plan, calm_ms: float) -> bool:
+        """Whether the interval is as narrow as asked, and enough samples were taken while the machine was calm."""
+        enough = len(self.ratios) >= plan.min_rounds and self.calm(calm_ms) >= min(ENOUGH, plan.min_rounds)
+        return enough and self.half_width(calm_ms) <= plan.target
 
-    def finished(self, plan: Plan, seconds: float) -> bool:
+    def finished(self, plan: Plan, seconds: float, calm_ms: float) -> bool:
         """Whether to leave: settled, or a cap is reached."""
         if len(self.ratios) < plan.min_rounds:
             return False
         spent = len(self.ratios) >= plan.max_rounds or seconds - self.started >= plan.max_seconds
-        return spent or self.settled(plan)
+        return spent or self.settled(plan, calm_ms)
 
-    def fraction(self, plan: Plan) -> float:
+    def fraction(self, plan: Plan, calm_ms: float) -> float:
         """The share done of the rounds to expect, as an interval shrinks with the root of the rounds."""
-        if not self.ratios or self.settled(plan):
+        if not self.ratios or self.settled(plan, calm_ms):
             return float(bool(self.ratios))
-        needed = len(self.ratios) * (self.half_width() / plan.target) ** 2
+        needed = len(self.ratios) * (self.half_width(calm_ms) / plan.target) ** 2
         return len(self.ratios) / min(max(needed, plan.min_rounds), plan.max_rounds)
 
 
@@ -139,6 +158,18 @@ def median_interval(values: list[float]) -> tuple[float, float, float]:
     ordered = sorted(values)
     index = _interval_index(len(ordered))
     return statistics.median(ordered), ordered[index], ordered[-1 - index]
+
+
+def calm_level(measured: Collection[Series]) -> float:
+    """What the fastest run of the reference beside a sample takes at most while the machine is calm, in ms."""
+    beside_ms = [ms for series in measured for ms in series.beside_ms]
+    return CALM * percentile(beside_ms, FASTEST) if beside_ms else math.inf
+
+
+def nominal_ms(measured: Collection[Series], calm_ms: float) -> float:
+    """What a run of the reference takes while the machine is calm."""
+    besides = [zip(series.beside_ms, series.references_ms, strict=True) for series in measured]
+    return statistics.median(ms for pairs in besides for best, runs in pairs if best <= calm_ms for ms in runs)
 
 
 def percentile(values: list[float], share: float) -> float:
@@ -205,7 +236,6 @@ class Log:
 
     def __init__(self, path: Path) -> None:
         self.series: defaultdict[str, Series] = defaultdict(Series)
-        self.reference_runs_ms: list[float] = []
         self.rounds, self.earlier_s = 0, 0.0
         self._file = path.open("a", buffering=1)  # line by line: a kill loses nothing that was finished
         if fcntl is not None:  # a program whose parent was killed may still be in its last round: wait for it
@@ -228,8 +258,8 @@ class Log:
 
     def unfinished(self, plan: Plan, errors: Collection[str]) -> list[str]:
         """The models that need more samples."""
-        seconds = self.seconds()
-        return [m for m in plan.models if m not in errors and not self.series[m].finished(plan, seconds)]
+        seconds, calm_ms = self.seconds(), calm_level(self.series.values())
+        return [m for m in plan.models if m not in errors and not self.series[m].finished(plan, seconds, calm_ms)]
 
     def close(self) -> None:
         """End the file; what is in it stays."""
@@ -241,21 +271,26 @@ class Log:
             series.load_ms, (series.load_s,) = sample["load_ms"], sample["load_s"]
         else:
             self.series[sample["model"]].add(sample)
-            self.reference_runs_ms += sample["reference_runs_ms"]
 
 
 def take_sample(run: Run, reference: Run) -> dict[str, list[float]]:
     """Milliseconds of a model's runs, and of the reference's right before and right after them."""
-    warm_ms = min(run(1)[0] for _ in range(WARM_UP_RUNS))
+    warm_ms = min(clocked(run, 1)[0] for _ in range(WARM_UP_RUNS))
     loops = max(1, math.ceil(RUN_MS / warm_ms))
-    before_ms = [reference(1)[0] for _ in range(REFERENCE_RUNS)]
-    runs = [run(loops) for _ in range(RUNS)]
-    after_ms = [reference(1)[0] for _ in range(REFERENCE_RUNS)]
+    before_ms = [clocked(reference, 1)[0] for _ in range(REFERENCE_RUNS)]
+    runs = [clocked(run, loops) for _ in range(RUNS)]
+    after_ms = [clocked(reference, 1)[0] for _ in range(REFERENCE_RUNS)]
     return {
         "runs_ms": [spent_ms for spent_ms, _ in runs],
         "wall_ms": [wall_ms for _, wall_ms in runs],
         "reference_runs_ms": before_ms + after_ms,
     }
+
+
+def clocked(run: Run, loops: int) -> tuple[float, float]:
+    """A run's times; where the stopwatch stood still, as a guest's does while its host is busy, the wall clock's."""
+    spent_ms, wall_ms = run(loops)
+    return spent_ms if spent_ms > 0 else wall_ms, wall_ms
 
 
 def load(run: Run, seconds: float) -> list[float]:
@@ -305,13 +340,13 @@ def first_line(error: Exception) -> str:
 
 def progress(plan: Plan, log: Log) -> dict[str, float]:
     """How far measuring is, as the parent process shows it."""
-    series = [log.series[model] for model in plan.models if log.series[model].ratios]
+    series, calm_ms = [log.series[m] for m in plan.models if log.series[m].ratios], calm_level(log.series.values())
     return {
-        "settled": sum(s.settled(plan) for s in series),
+        "settled": sum(s.settled(plan, calm_ms) for s in series),
         "total": len(series),
         "rounds": max((len(s.ratios) for s in series), default=0),
-        "fraction": statistics.fmean(s.fraction(plan) for s in series) if series else 1.0,
-        "half_width": max((s.half_width() for s in series), default=0.0),
+        "fraction": statistics.fmean(s.fraction(plan, calm_ms) for s in series) if series else 1.0,
+        "half_width": max((s.half_width(calm_ms) for s in series), default=0.0),
         "seconds": log.seconds(),
     }
 
@@ -319,12 +354,13 @@ def progress(plan: Plan, log: Log) -> dict[str, float]:
 def result(plan: Plan, log: Log, errors: dict[str, str]) -> dict[str, Any]:
     """The figures of every model, the reference's time, and what could not run."""
     measured = {model: log.series[model] for model in plan.models if log.series[model].ratios and model not in errors}
-    reference_ms = statistics.median(log.reference_runs_ms) if measured else math.nan
+    calm_ms = calm_level(log.series.values())
+    reference_ms = nominal_ms(log.series.values(), calm_ms) if measured else math.nan
     return {
-        "timings": {model: series.timing(reference_ms) for model, series in measured.items()},
+        "timings": {model: series.timing(reference_ms, calm_ms) for model, series in measured.items()},
         "reference_ms": reference_ms if measured else None,
         "seconds": log.seconds(),
-        "settled": all(series.settled(plan) for series in measured.values()),
+        "settled": all(series.settled(plan, calm_ms) for series in measured.values()),
         "errors": errors,
     }
 
