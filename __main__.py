@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from .errors import NO_ROOM, HwnasError, InputError, write_fault
+from .exits import fail, origin, usage
 from .progress import Progress as Report
 
 app = typer.Typer(
@@ -31,7 +30,8 @@ RESTLESS = 0.1  # from this half width of a layer's interval on, the user is tol
 STOPPED = 130  # the exit status after Ctrl-C
 AFTER_STOP = {
     **dict.fromkeys(
-        ("train", "profile", "search", "finetune"), "what is finished is kept: the same command with --resume goes on"
+        ("train", "profile", "search", "finetune", "rank"),
+        "what is finished is kept: the same command with --resume goes on",
     ),
     "demo": "what is finished is kept: the same command goes on",
 }
@@ -87,7 +87,7 @@ def train(
     batch: BatchOption = None,
     lr: RateOption = None,
     augment: AugmentOption = None,
-    sampling: Annotated[str | None, typer.Option(help="How paths are drawn: uniform.")] = None,
+    sampling: Annotated[str | None, typer.Option(help="How paths are drawn: uniform, fair, sandwich.")] = None,
     sharing: Annotated[str, typer.Option(help="entangled, or blocks.")] = "entangled",
     data_dir: DataDirOption = None,
     init_from: Annotated[
@@ -96,7 +96,7 @@ def train(
     seed: SeedOption = 0,
     resume: ResumeOption = False,
 ) -> None:
-    """Train a supernet by uniform single-path sampling."""
+    """Train a supernet by sampling paths, uniformly if nothing else is asked for."""
     from . import workflows
 
     given: dict[str, Any] = {"epochs": epochs, "batch": batch, "lr": lr, "augment": augment}
@@ -205,6 +205,44 @@ def validate(
         words = ", ".join(f"{name} {score.mape:.2%}" for name, score in found.predictors.items())
         console.print(f"mean error if fitted to four fifths of them: {words}")
     console.print(f"the table is {'fit' if found.fit_for_use else 'NOT fit'} for use ({found.seconds:.0f} s)")
+
+
+@app.command()
+def rank(
+    run: RunOption,
+    nets: Annotated[int | None, typer.Option(min=3, help="Networks to train alone, from small to large.")] = None,
+    truth: Annotated[Path | None, typer.Option(help="Or a CSV of what networks reach: arch,accuracy.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where to write the figures (.json).")] = None,
+    table: Annotated[
+        Path | None, typer.Option(help="Networks of equal latency by this table, not of equal flops.")
+    ] = None,
+    again: Annotated[int | None, typer.Option(min=0, help="Of them trained with a second seed: a third.")] = None,
+    epochs: EpochsOption = None,
+    seed: SeedOption = 0,
+    resume: ResumeOption = False,  # noqa: ARG001 - a network of a run is never trained twice
+) -> None:
+    """Tell how well a supernet ranks its networks.
+
+    The truth are networks trained alone, or a CSV. A search compares networks of equal cost: so ranks count there, too.
+    """
+    from . import workflows
+
+    with bar("ranking") as progress:
+        found = workflows.rank(run, nets, truth, out, table, again, epochs, seed, progress)
+    rows = Table("", "Kendall tau", f"at equal {found.cost}", "regret", title=f"{found.nets} networks")
+    rankings = {
+        "the supernet": found.supernet,
+        "without batch norms of their own": found.without_bn,
+        "multiply-accumulates alone": found.flops,
+        "trained alone again (the ceiling)": found.ceiling,
+    }
+    for name, ranking in rankings.items():
+        if ranking is not None:
+            figures = (ranking.tau, ranking.tau_in_bands, ranking.regret)
+            rows.add_row(name, *(f"{f.value:.3f} [{f.low:.3f}, {f.high:.3f}]" if f else "" for f in figures))
+    console.print(rows)
+    if found.supernet.tau_in_bands is None:
+        console.print(f"no two networks are of equal {found.cost}: give more --nets")
 
 
 @app.command()
@@ -351,34 +389,6 @@ def run(arguments: Sequence[str]) -> int:
         command = arguments[0] if arguments else ""
         return fail(f"stopped; {AFTER_STOP.get(command, 'nothing was written')}", STOPPED)
     return status if isinstance(status, int) else 0
-
-
-def origin(error: BaseException) -> str:
-    """Whose code failed: hwnas itself, or a user's own file and line behind module:attribute."""
-    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
-        package, path = frame.f_globals.get("__name__", "").partition(".")[0], frame.f_code.co_filename
-        if package in ("hwnas", "__main__"):
-            break
-        if package not in sys.stdlib_module_names and "site-packages" not in path and Path(path).is_file():
-            return f"{path}, line {line}"
-    return "hwnas itself"
-
-
-def fail(message: str, status: int) -> int:
-    """Say in one line on stderr what is wrong; returns the exit status."""
-    print("hwnas:", " ".join(message.split()), file=sys.stderr)
-    return status
-
-
-def usage(error: Any, arguments: Sequence[str]) -> str:
-    """A usage error with the refused value, which some versions of typer leave out, and where to read on."""
-    message = error.format_message().rstrip(".")
-    options = getattr(getattr(error, "param", None), "opts", ())
-    words = [word for argument in arguments for word in argument.split("=", 1)]
-    values = [value for option, value in pairwise(words) if option in options]
-    given = f" (given: {values[-1]})" if values and values[-1] not in message else ""
-    command = error.ctx.command_path if getattr(error, "ctx", None) else "hwnas"
-    return f"{message}{given}; see {command} --help"
 
 
 if __name__ == "__main__":

@@ -19,7 +19,11 @@ from filelock import FileLock, Timeout
 from .errors import FaultError, InputError, MismatchError, write_fault
 
 PART = ".part"
-MADE_BY = {"table": "profile", "found": "search"}  # kinds of files that people name, by the command that writes them
+MADE_BY = {
+    "table": "profile",
+    "found": "search",
+    "ranking": "rank",
+}  # kinds of files that people name, by the command that writes them
 LOCK = ".lock"
 STALE_SECONDS = 3600  # nobody writes one file for so long without a word to the disk
 

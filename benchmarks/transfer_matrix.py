@@ -23,8 +23,8 @@ from hwnas.devices import load_device
 from hwnas.latency import LatencyTable
 from hwnas.latency.anchors import measure_networks
 from hwnas.latency.profile import network_name
-from hwnas.latency.ranks import kendall_tau
 from hwnas.supernet import Arch, TrainSettings
+from hwnas.supernet.ranking import kendall_tau
 
 SPACE = str(Path(__file__).with_name("transfer_matrix.toml"))
 TARGETS = {

@@ -18,6 +18,7 @@ from . import timer
 from .device import Form, Job, Measurements, Progress, Sample, Timing, check_name
 from .reference import reference_digest, reference_model
 from .runtimes import OnnxRuntime
+from .series import Plan, Series, calm_level, median_interval, nominal_ms, percentile
 
 REFERENCE, MANIFEST, RESULTS, NOTE = "reference.onnx", "manifest.csv", "results.csv", "READ-ME.txt"
 SAMPLES, LEAST = "samples.jsonl", 5  # fewer times than this tell no interval
@@ -74,7 +75,7 @@ class FolderDevice:
         series, times_ms, errors = self._series(), self._times(), self._errors(files)
         run = {name: file for name, file in files.items() if name not in errors}
         missing = [name for name, file in run.items() if file not in series and len(times_ms[file]) < LEAST]
-        calm_ms = timer.calm_level(series.values())
+        calm_ms = calm_level(series.values())
         reference = [ms for one in series.values() for ms in one.beside_ms] or times_ms[REFERENCE]
         if missing or len(reference) < LEAST:
             first = f" (first: {missing[0]})" if missing else ""
@@ -83,7 +84,7 @@ class FolderDevice:
                 f"{self.folder}: {models} no times yet, or fewer than {LEAST}{first}; {NOTE} there says how to measure "
                 "them, then give the same command again"
             )
-        reference_ms = timer.nominal_ms(series.values(), calm_ms) if series else statistics.median(reference)
+        reference_ms = nominal_ms(series.values(), calm_ms) if series else statistics.median(reference)
         timings = {name: _timing(name, times_ms[file], reference_ms) for name, file in run.items() if times_ms[file]}
         for name, file in run.items():
             if file in series:
@@ -100,15 +101,15 @@ class FolderDevice:
         rows = "".join(f'{file},"{name}"\n' for name, file in files.items())
         write_bytes(self.folder / MANIFEST, f"file,what\n{REFERENCE},the reference\n{rows}".encode())
         runtime = OnnxRuntime()
-        plan = timer.Plan(REFERENCE, list(files.values()), options=runtime.options())
+        plan = Plan(REFERENCE, list(files.values()), options=runtime.options())
         write_bytes(self.folder / "plan.json", json.dumps(asdict(plan)).encode())
         write_bytes(self.folder / NOTE, HOW.encode())
         for program in runtime.program:
             shutil.copyfile(program, self.folder / program.name)
 
-    def _series(self) -> dict[str, timer.Series]:
+    def _series(self) -> dict[str, Series]:
         """What our own program measured, by file: each visit beside the reference."""
-        found: defaultdict[str, timer.Series] = defaultdict(timer.Series)
+        found: defaultdict[str, Series] = defaultdict(Series)
         for line in timer.read_samples(self.folder / SAMPLES):
             if "runs_ms" in line:
                 found[line["model"]].add(line)
@@ -166,6 +167,6 @@ def trtexec_times(path: Path) -> list[float]:
 
 def _timing(name: str, times_ms: Sequence[float], reference_ms: float) -> Timing:
     ratios = [ms / reference_ms for ms in times_ms]
-    median, low, high = timer.median_interval(ratios)
-    p95 = timer.percentile(ratios, 0.95)
+    median, low, high = median_interval(ratios)
+    p95 = percentile(ratios, 0.95)
     return Timing(name, median, low, high, len(ratios), statistics.median(times_ms), p95)

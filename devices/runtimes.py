@@ -46,7 +46,7 @@ class OnnxRuntime:
 
     @property
     def program(self) -> tuple[Path, ...]:
-        return HERE / "onnx_timer.py", HERE / "timer.py"
+        return HERE / "onnx_timer.py", HERE / "timer.py", HERE / "series.py"
 
     @property
     def form(self) -> Form:
@@ -91,7 +91,7 @@ class TensorRT:
 
     @property
     def program(self) -> tuple[Path, ...]:
-        return HERE / "tensorrt_timer.py", HERE / "timer.py"
+        return HERE / "tensorrt_timer.py", HERE / "timer.py", HERE / "series.py"
 
     @property
     def form(self) -> Form:

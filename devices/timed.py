@@ -20,6 +20,7 @@ from .local import LocalHost
 from .reference import reference_digest, reference_model
 from .remote import PLAN, RESULT, SAMPLES
 from .runtimes import OnnxRuntime
+from .series import Plan
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ class TimedDevice:
         sustained = {model_file(job): job.sustained_s for job in jobs if job.sustained_s}
         runtime: dict[str, Any] = {"options": self.runtime.options(), "cores": self.runtime.cores}
         effort = {name: value for name, value in asdict(self.effort).items() if name != "tolerance"}
-        plan = timer.Plan(reference, models, sustained, **runtime, **effort)
+        plan = Plan(reference, models, sustained, **runtime, **effort)
         write_bytes(folder / PLAN, json.dumps(asdict(plan)).encode())
         (folder / RESULT).unlink(missing_ok=True)  # of an earlier call
 

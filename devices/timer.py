@@ -1,6 +1,6 @@
 """The method by which every runtime is timed: rounds, samples, statistics, files.
 
-It needs nothing but Python and imports nothing of hwnas: with the program of a runtime beside it
+It needs nothing but Python and imports nothing of hwnas: with `series.py` and the program of a runtime beside it
 (`onnx_timer.py`, `tensorrt_timer.py`) it can be copied to any machine. Such a program does
 
     timer.main(sys.argv[1:], describe, open_model)
@@ -36,11 +36,14 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
-from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING or __package__:
+    from .series import Plan, Series, calm_level, nominal_ms
+else:  # copied to another machine
+    from series import Plan, Series, calm_level, nominal_ms
 
 try:
     import fcntl
@@ -52,143 +55,7 @@ RUNS = 5
 REFERENCE_RUNS = 3  # before, and as many after
 RUN_MS = 0.1  # a run repeats a tiny model for this long, so that the clock and the call don't count
 WARM_UP_RUNS = 3
-CONFIDENCE = 0.9
-FASTEST, CALM = 0.05, 1.05  # the machine is calm while the reference takes up to so much of this quantile of its times
-ENOUGH = 10  # calm samples: with fewer of a model others count, too
 Run = Callable[[int], tuple[float, float]]  # infer so many times in a row -> ms per inference, by stopwatch and wall
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What to measure and how well; model files are names within the folder."""
-
-    reference: str
-    models: list[str]
-    sustained: dict[str, float] = field(default_factory=dict)  # seconds of load, by model
-    options: dict[str, Any] = field(default_factory=dict)  # of the runtime
-    cores: str = ""  # the system chooses
-    target: float = 0.01  # half width of an interval, as a fraction of the median
-    min_rounds: int = 20  # kept whatever the seconds: fewer samples tell no interval
-    max_rounds: int = 200
-    max_seconds: float = 45.0
-    seed: int = 0
-
-
-@dataclass
-class Series:
-    """The samples of one model, in the order taken."""
-
-    ratios: list[float] = field(default_factory=list)
-    references_ms: list[list[float]] = field(default_factory=list)  # runs of the reference beside each
-    beside_ms: list[float] = field(default_factory=list)  # the fastest of these
-    runs_ms: list[float] = field(default_factory=list)
-    wall_ratios: list[float] = field(default_factory=list)
-    load_ms: list[float] = field(default_factory=list)
-    load_s: float = 0.0
-    started: float = 0.0  # seconds on the clock of the samples
-
-    def add(self, sample: dict[str, Any]) -> None:
-        """Append one line of samples.jsonl."""
-        if not self.ratios:
-            self.started = sample["seconds"]
-        beside_ms = min(sample["reference_runs_ms"])
-        self.ratios.append(min(sample["runs_ms"]) / beside_ms)
-        self.references_ms.append(sample["reference_runs_ms"])
-        self.beside_ms.append(beside_ms)
-        self.runs_ms += sample["runs_ms"]
-        self.wall_ratios += [ms / beside_ms for ms in sample["wall_ms"]]
-
-    def counted(self, calm_ms: float) -> list[float]:
-        """The ratios that count: those beside which the reference took at most `calm_ms`.
-
-        Where these are few: those beside which it was in the faster half of its times.
-        """
-        most_ms = calm_ms if self.calm(calm_ms) >= ENOUGH else max(calm_ms, statistics.median(self.beside_ms))
-        return [ratio for ratio, ms in zip(self.ratios, self.beside_ms, strict=True) if ms <= most_ms]
-
-    def calm(self, calm_ms: float) -> int:
-        """The number of samples taken while the machine was calm."""
-        return sum(ms <= calm_ms for ms in self.beside_ms)
-
-    def timing(self, reference_ms: float, calm_ms: float) -> dict[str, float | None]:
-        """The figures that the samples amount to; `reference_ms` is the reference's nominal time."""
-        ratio, low, high = median_interval(self.counted(calm_ms))
-        last_ms = self.load_ms[-len(self.load_ms) // 3 :]  # the last third
-        return {
-            "ratio": ratio,
-            "low": low,
-            "high": high,
-            "rounds": len(self.ratios),
-            "raw_ms": statistics.median(self.runs_ms),
-            "p95": percentile(self.wall_ratios, 0.95),
-            "sustained": statistics.median(last_ms) / reference_ms if last_ms else None,
-        }
-
-    def half_width(self, calm_ms: float) -> float:
-        """Half of the interval as a fraction of the median."""
-        median, low, high = median_interval(self.counted(calm_ms))
-        return (high - low) / 2 / median
-
-    def settled(self, plan: Plan, calm_ms: float) -> bool:
-        """Whether the interval is as narrow as asked, and enough samples were taken while the machine was calm."""
-        enough = len(self.ratios) >= plan.min_rounds and self.calm(calm_ms) >= min(ENOUGH, plan.min_rounds)
-        return enough and self.half_width(calm_ms) <= plan.target
-
-    def finished(self, plan: Plan, seconds: float, calm_ms: float) -> bool:
-        """Whether to leave: settled, or a cap is reached."""
-        if len(self.ratios) < plan.min_rounds:
-            return False
-        spent = len(self.ratios) >= plan.max_rounds or seconds - self.started >= plan.max_seconds
-        return spent or self.settled(plan, calm_ms)
-
-    def fraction(self, plan: Plan, calm_ms: float) -> float:
-        """The share done of the rounds to expect, as an interval shrinks with the root of the rounds."""
-        if not self.ratios or self.settled(plan, calm_ms):
-            return float(bool(self.ratios))
-        needed = len(self.ratios) * (self.half_width(calm_ms) / plan.target) ** 2
-        return len(self.ratios) / min(max(needed, plan.min_rounds), plan.max_rounds)
-
-
-def median_interval(values: list[float]) -> tuple[float, float, float]:
-    """The median and its 90 % interval, distribution-free and exact: two order statistics.
-
-    The count of values below the true median is Binomial(n, 1/2), whatever their distribution: no resampling,
-    no random numbers. Fewer than five values can't reach 90 %; their range is given.
-    """
-    ordered = sorted(values)
-    index = _interval_index(len(ordered))
-    return statistics.median(ordered), ordered[index], ordered[-1 - index]
-
-
-def calm_level(measured: Collection[Series]) -> float:
-    """What the fastest run of the reference beside a sample takes at most while the machine is calm, in ms."""
-    beside_ms = [ms for series in measured for ms in series.beside_ms]
-    return CALM * percentile(beside_ms, FASTEST) if beside_ms else math.inf
-
-
-def nominal_ms(measured: Collection[Series], calm_ms: float) -> float:
-    """What a run of the reference takes while the machine is calm."""
-    besides = [zip(series.beside_ms, series.references_ms, strict=True) for series in measured]
-    return statistics.median(ms for pairs in besides for best, runs in pairs if best <= calm_ms for ms in runs)
-
-
-def percentile(values: list[float], share: float) -> float:
-    """The smallest value that `share` of all values don't exceed."""
-    return sorted(values)[math.ceil(share * len(values)) - 1]
-
-
-@cache
-def _interval_index(count: int) -> int:
-    """The largest i with P(Binomial(count, 1/2) <= i) within a tail of the interval, or 0.
-
-    The interval goes from the i-th smallest to the i-th largest value, counted from 0.
-    """
-    below = 0
-    for index in range(count):
-        below += math.comb(count, index)
-        if below / 2**count > (1 - CONFIDENCE) / 2:
-            return max(0, index - 1)
-    return 0
 
 
 def read_samples(path: Path) -> list[dict[str, Any]]:

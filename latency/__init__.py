@@ -1,6 +1,6 @@
 """Latency: profile a device, predict with its table, validate; and the costs that need no device."""
 
-from .cost import analytic_cost, flops, memory, params
+from ..supernet.cost import analytic_cost, flops, memory, params
 from .onboard import onboard
 from .profile import profile
 from .spread import spread

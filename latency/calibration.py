@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+from ..supernet.cost import layer_cost
 from ..supernet.layer import Layer
 from ..supernet.space import Arch, SearchSpace
-from .cost import layer_cost
 from .design import Prior, choose
 from .regression import regress
 

@@ -12,10 +12,10 @@ from ..devices import Device, Job, Measurements
 from ..errors import InputError
 from ..export.onnx_model import layers_to_onnx
 from ..progress import Progress, silent
+from ..supernet.cost import analytic_cost, counts
 from ..supernet.layer import Layer
 from ..supernet.space import Arch, SearchSpace
 from .calibration import Calibration, run_margin, sizes_of
-from .cost import analytic_cost, counts
 from .design import Floats, Prior, choose
 from .profile import (
     EMPTY,

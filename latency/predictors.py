@@ -25,10 +25,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from ..errors import InputError
+from ..supernet.cost import counts, layer_cost
+from ..supernet.ranking import kendall_tau
 from ..supernet.space import Arch, SearchSpace
 from .calibration import fit, interval, run_margin, sizes_of
-from .cost import counts, layer_cost
-from .ranks import kendall_tau
 from .table import Estimates, Floats, LatencyTable, Predictor
 
 FOLDS = 5

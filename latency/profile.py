@@ -17,10 +17,10 @@ from ..errors import FaultError, InputError
 from ..export.onnx_model import compose, layers_to_onnx
 from ..export.precision import to_fp16, to_int8
 from ..progress import Progress, silent
+from ..supernet.cost import analytic_cost, layer_cost
 from ..supernet.layer import Layer
 from ..supernet.space import Arch, SearchSpace
 from .calibration import ABOVE, Calibration, Network, fit, most_telling, run_margin, sizes_of
-from .cost import analytic_cost, layer_cost
 from .spread import spread
 from .table import Entry, LatencyTable
 

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from ..devices import Device
 from ..progress import Progress, silent
+from ..supernet.ranking import kendall_tau
 from ..supernet.space import Arch
 from .anchors import Beside, measure_networks
 from .profile import network_name
-from .ranks import kendall_tau
 from .spread import spread
 from .table import LatencyTable
 

@@ -10,6 +10,8 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
+from ..supernet.ranking import Ranking
+
 GREY, BLUE, ORANGE, GREEN = "#9aa0a6", "#1f6fb4", "#d9541e", "#3a8f4d"
 
 
@@ -35,6 +37,15 @@ class Measured:
     accuracy: float
 
 
+@dataclass(frozen=True)
+class Ranked:
+    """One network: validation accuracy with inherited weights, test accuracy when trained alone, and its cost."""
+
+    inherited: float
+    alone: float
+    cost: float
+
+
 def search_chart(candidates: Sequence[Candidate], found: Sequence[Measured], device: str) -> alt.HConcatChart:
     """Two panels: what was searched with the networks found, and how each promise was kept."""
     return (
@@ -45,7 +56,22 @@ def search_chart(candidates: Sequence[Candidate], found: Sequence[Measured], dev
     )
 
 
-def save_chart(chart: alt.HConcatChart, path: Path) -> None:
+def ranking_chart(networks: Sequence[Ranked], found: Ranking, cost: str, metric: str) -> alt.Chart:
+    """Inherited weights against training alone, a point for each network, its colour the cost."""
+    title = [f"Kendall's tau {found.tau.value:.2f} ({found.tau.low:.2f} to {found.tau.high:.2f})"]
+    if found.tau_in_bands is not None:
+        within = found.tau_in_bands
+        title += [f"at equal {cost} {within.value:.2f} ({within.low:.2f} to {within.high:.2f})"]
+    axes = [
+        axis(f"{name}:Q", title=f"{metric}, {words}", scale=alt.Scale(zero=False))
+        for axis, name, words in ((alt.X, "inherited", "inherited weights"), (alt.Y, "alone", "trained alone"))
+    ]
+    colour = alt.Color("cost:Q", title=cost, scale=alt.Scale(scheme="viridis"))
+    points = alt.Chart(pd.DataFrame([vars(network) for network in networks])).mark_circle(size=60)
+    return points.encode(*axes, colour).properties(width=420, height=360, title=title)
+
+
+def save_chart(chart: alt.HConcatChart | alt.Chart, path: Path) -> None:
     """Write a chart as .svg, .png or a self-contained .html, by the file's suffix."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".html":

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import random
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,16 +17,10 @@ from .checkpoint import append_metrics, load_checkpoint, read_metrics, save_chec
 from .data import Data, training_batches
 from .evaluation import probe_accuracy
 from .memory import keep_freed_memory
-from .space import Arch, SearchSpace
+from .sampling import SAMPLING, Pass
+from .space import Arch
 from .supernet import Supernet
 
-
-def uniform(space: SearchSpace, seed: int, step: int) -> list[Arch]:
-    """One architecture, every option equally likely (https://arxiv.org/abs/1904.00420, equation 7)."""
-    return [space.sample(random.Random(f"path {seed} {step}"))]
-
-
-SAMPLING: dict[str, Callable[[SearchSpace, int, int], list[Arch]]] = {"uniform": uniform}
 LARGEST = 1e30  # beyond it, a setting alone takes weights out of the range of float32
 
 
@@ -72,7 +64,7 @@ def train(supernet: Supernet, data: Data, settings: TrainSettings, run: Path, pr
     first_epoch = load_checkpoint(run, supernet, optimizer)
     read_metrics(run)  # damaged, it is an error now and not after an epoch
     steps = steps_per_epoch(data, settings)
-    sample_paths = SAMPLING[settings.sampling]
+    draw = SAMPLING[settings.sampling]
     for epoch in range(first_epoch, settings.epochs):
         started, total_loss = time.perf_counter(), 0.0
         batches = training_batches(data, settings.batch, settings.seed, epoch, settings.augment)
@@ -80,14 +72,19 @@ def train(supernet: Supernet, data: Data, settings: TrainSettings, run: Path, pr
             step = epoch * steps + i
             set_learning_rate(optimizer, settings, (step + 0.5) / (settings.epochs * steps))
             optimizer.zero_grad(set_to_none=True)
-            paths = [supernet.only] if supernet.only is not None else sample_paths(supernet.space, settings.seed, step)
-            for arch in paths:
-                logits = supernet(images, arch)  # (B, classes)
-                loss = F.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
+            alone = None if supernet.only is None else [Pass(supernet.only)]
+            passes, outputs = alone or draw(supernet.space, settings.seed, step), list[torch.Tensor]()
+            for one in passes:
+                logits = supernet(images, one.arch)  # (B, classes)
+                if one.teacher is None:
+                    loss = F.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
+                else:
+                    loss = F.cross_entropy(logits, outputs[one.teacher].softmax(1))
                 loss.backward()
-                total_loss += check_finite("loss", loss.item(), epoch, step, arch)
+                outputs.append(logits.detach())
+                total_loss += check_finite("loss", loss.item(), epoch, step, one.arch) / len(passes)
             norm = nn.utils.clip_grad_norm_(supernet.parameters(), settings.clip_norm)
-            check_finite("gradient", norm.item(), epoch, step, arch)  # before it spoils weights that are kept
+            check_finite("gradient", norm.item(), epoch, step, one.arch)  # before it spoils weights that are kept
             optimizer.step()
             speed = (i + 1) * settings.batch / (time.perf_counter() - started)
             progress(step + 1, settings.epochs * steps, f"{speed:.0f} images/s, loss {total_loss / (i + 1):.3f}")

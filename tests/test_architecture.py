@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "workflows": FOLDERS,
     "listing": FOLDERS,
     "demo": {"workflows", *FOLDERS},
-    "__main__": {"workflows", "demo", "listing"},
+    "__main__": {"workflows", "demo", "exits", "listing"},
     "__init__": FOLDERS,
 }
 

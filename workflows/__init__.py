@@ -3,18 +3,21 @@
 from ..supernet import TrainSettings
 from .exporting import export
 from .profiling import profile, validate
+from .ranking import RankReport, rank
 from .runs import last_metrics, run_data
 from .searching import STORE, Searched, search
 from .training import finetune, train
 
 __all__ = [
     "STORE",
+    "RankReport",
     "Searched",
     "TrainSettings",
     "export",
     "finetune",
     "last_metrics",
     "profile",
+    "rank",
     "run_data",
     "search",
     "train",

@@ -17,13 +17,13 @@ from ..errors import InputError
 from ..export import Certificate, Latency, certify, to_onnx
 from ..files import check_target, write_atomic
 from ..latency.anchors import WORTH_A_WORD, Anchor, Beside, beside, change_words, jobs_of
-from ..latency.cost import COSTS
 from ..latency.profile import device_progress, formed
 from ..latency.renewal import check_device
 from ..latency.validation import SLOWER, speed_words
 from ..progress import Progress, silent
 from ..search.found import Found
 from ..supernet import Data, SearchSpace, Supernet
+from ..supernet.cost import COSTS
 from ..supernet.evaluation import bn_images, calibrated_subnet
 from .runs import run_data, run_of, supernet_of
 

@@ -15,7 +15,6 @@ from ..errors import FaultError, InputError
 from ..files import check_target, digest
 from ..latency import LatencyTable, analytic_cost
 from ..latency.anchors import FEW, anchors_of
-from ..latency.cost import COSTS
 from ..progress import Progress, silent, unheard
 from ..search import Evaluation, EvaluationStore, Problem, SearchResult, StoredAccuracy
 from ..search import search as run_search
@@ -24,6 +23,7 @@ from ..search.limits import parse_limits
 from ..supernet import Data, Run, SearchSpace, Supernet, load_run, load_supernet
 from ..supernet.additive import additive
 from ..supernet.checkpoint import weights_fingerprint
+from ..supernet.cost import COSTS
 from ..supernet.evaluation import METHOD, bn_images, inherited_accuracies
 from ..supernet.space import Arch
 from .runs import run_data

@@ -60,7 +60,9 @@ def test_a_second_call_repeats_no_sample(device: Device, jobs: list[Job], tmp_pa
     first = device.measure(jobs, samples=tmp_path)
     second = device.measure([*jobs, replace(jobs[0], name="added")], samples=tmp_path)
     assert [sample for sample in second.samples if sample.name != "added"] == list(first.samples)
-    assert second.timings["small"] == first.timings["small"]
+    small, again = first.timings["small"], second.timings["small"]
+    assert again.rounds == small.rounds
+    assert again.ratio == pytest.approx(small.ratio, rel=0.3)  # by then more is known of how calm the machine was
     assert second.timings["added"].rounds >= 5
 
 

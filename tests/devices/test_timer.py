@@ -10,18 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hwnas.devices.timer import (
-    Log,
-    Plan,
-    Run,
-    Series,
-    calm_level,
-    measure,
-    median_interval,
-    nominal_ms,
-    read_samples,
-    take_sample,
-)
+from hwnas.devices.series import Plan, Series, calm_level, median_interval, nominal_ms
+from hwnas.devices.timer import Log, Run, measure, read_samples, take_sample
 
 PLAN = Plan("reference.onnx", [])
 

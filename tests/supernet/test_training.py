@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import math
-import random
-from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
-from scipy import stats
 from torch import nn
 
 from hwnas.errors import FaultError, InputError, MismatchError
 from hwnas.supernet import (
     Arch,
     ChainSpace,
-    ChoiceSpace,
     Data,
     Run,
     Supernet,
@@ -28,8 +24,9 @@ from hwnas.supernet import (
 )
 from hwnas.supernet.checkpoint import CHECKPOINT, load_checkpoint, read_metrics, save_checkpoint, weights_fingerprint
 from hwnas.supernet.data import Split
+from hwnas.supernet.sampling import SAMPLING, Pass
 from hwnas.supernet.spaces import space_record
-from hwnas.supernet.training import make_optimizer, set_learning_rate, uniform
+from hwnas.supernet.training import make_optimizer, set_learning_rate
 
 SETTINGS = TrainSettings(epochs=3, batch=64, seed=5)
 
@@ -42,25 +39,6 @@ def new(space: ChainSpace, sharing: str = "entangled") -> Supernet:
 def small(data: Data, count: int = 200) -> Data:
     index = torch.arange(count)
     return Data(**{**vars(data), "train": data.train.take(index), "val": data.val.take(index[:60])})
-
-
-def test_paths_are_a_function_of_seed_and_step(tiny: ChainSpace) -> None:
-    paths = [uniform(tiny, 0, step) for step in range(100)]
-    assert paths == [uniform(tiny, 0, step) for step in range(100)]
-    assert paths != [uniform(tiny, 1, step) for step in range(100)]
-    random.seed(1)
-    assert paths[7] == uniform(tiny, 0, 7)
-
-
-def test_every_option_is_equally_likely() -> None:
-    space = ChoiceSpace([2, 3, 7])
-    drawn = [uniform(space, 0, step)[0] for step in range(6000)]
-    for i, options in enumerate(space.options):
-        counts = Counter(arch[i] for arch in drawn)
-        assert stats.chisquare([counts[gene] for gene in range(options)]).pvalue > 1e-4
-    pairs = Counter(drawn)
-    assert stats.chisquare(list(pairs.values())).pvalue > 1e-4
-    assert len(pairs) == space.size()
 
 
 def test_the_learning_rate_warms_up_and_falls_like_a_cosine() -> None:
@@ -126,7 +104,7 @@ def test_options_off_the_path_keep_their_weights(digits: Data, tmp_path: Path, m
     space = load_space("mobilenet:size=16,channels=1,classes=10,stem=4,widths=4,depths=2,head=8")
     assert isinstance(space, ChainSpace)
     path: Arch = (1, 4)
-    monkeypatch.setitem(train.__globals__["SAMPLING"], "uniform", lambda *_: [path])
+    monkeypatch.setitem(SAMPLING, "uniform", lambda *_: [Pass(path)])
     monkeypatch.setitem(train.__globals__, "probe_accuracy", lambda *_: 0.0)
     supernet = new(space, "blocks")
     before = {name: tensor.clone() for name, tensor in supernet.state_dict().items()}

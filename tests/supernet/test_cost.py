@@ -9,8 +9,8 @@ import pytest
 from torch import nn
 
 from hwnas.latency import analytic_cost, flops, memory, params
-from hwnas.latency.cost import layer_cost
 from hwnas.supernet import AdditiveCost, ChainSpace, Layer, Supernet, load_space
+from hwnas.supernet.cost import layer_cost
 from hwnas.supernet.recipe import Block, Choice, Recipe, Stage
 
 

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..supernet.additive import AdditiveCost, additive
-from ..supernet.layer import INPUT, Layer
-from ..supernet.network import evaluating
-from ..supernet.space import Arch, SearchSpace
+from .additive import AdditiveCost, additive
+from .layer import INPUT, Layer
+from .network import evaluating
+from .space import Arch, SearchSpace
 
 BYTES = 4  # of a float32
 

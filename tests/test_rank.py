@@ -1,0 +1,131 @@
+"""`hwnas rank`: a supernet against networks trained alone, or against a table of what they reach."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hwnas import workflows
+from hwnas.__main__ import run as main
+from hwnas.errors import InputError
+from hwnas.latency import flops
+from hwnas.supernet import SearchSpace, TrainSettings, load_space
+from hwnas.supernet.ranking import ranking
+from hwnas.supernet.space import Arch
+
+SPACE = "mobilenet:size=16,channels=1,classes=10,stem=4,widths=4-8,depths=1-2,kernels=3-5,expansions=2-3,head=16"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A supernet of two epochs."""
+    path = tmp_path_factory.mktemp("rank") / "run"
+    workflows.train(SPACE, "digits", path, TrainSettings(epochs=2, batch=128, seed=3))
+    return path
+
+
+def networks(space: SearchSpace, count: int) -> list[Arch]:
+    drawn = dict.fromkeys(space.canonical(space.sample(random.Random(i))) for i in range(200))
+    return list(drawn)[:count]
+
+
+def table(path: Path, archs: list[Arch], **columns: list[float]) -> Path:
+    rows = {"arch": ["-".join(map(str, arch)) for arch in archs], **columns}
+    pd.DataFrame(rows).to_csv(path, index=False)
+    return path
+
+
+def test_networks_are_trained_alone_once(folder: Path, tmp_path: Path) -> None:
+    """Interrupted after the second network, it goes on with the third; asked again it trains none."""
+    steps: list[str] = []
+
+    def stop(done: float, total: float, words: str) -> None:
+        steps.append(words)
+        if words.startswith("network 3"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        workflows.rank(folder, nets=4, epochs=1, again=3, progress=stop)
+    trained = sorted(path.parent.name for path in (folder / "alone").glob("*/checkpoint.pt"))
+    assert len(trained) == 2
+    out = tmp_path / "rank.json"
+    first = workflows.rank(folder, nets=4, epochs=1, again=3, out=out)
+    steps.clear()
+    second = workflows.rank(folder, nets=4, epochs=1, again=3, progress=lambda *said: steps.append(said[2]))
+    assert second == first
+    assert not any(word.startswith("network") for word in steps)
+    assert first.nets == 4
+    assert first.ceiling is not None
+    assert first.ceiling.nets == 3
+    assert {path.name for path in tmp_path.iterdir()} == {"rank.json", "rank.png", "rank.truth.csv"}
+    written = json.loads(out.read_text())
+    assert written["supernet"]["tau"]["value"] == first.supernet.tau.value
+    by_truth = workflows.rank(folder, truth=tmp_path / "rank.truth.csv")
+    assert by_truth == first
+
+
+def test_a_table_of_what_networks_reach_is_the_truth(folder: Path, tmp_path: Path) -> None:
+    space = load_space(SPACE)
+    archs = networks(space, 12)
+    rng = np.random.default_rng(0)
+    accuracy, again = rng.uniform(0.5, 0.9, 12).tolist(), rng.uniform(0.5, 0.9, 12).tolist()
+    again[3:] = [float("nan")] * 9
+    found = workflows.rank(folder, truth=table(tmp_path / "truth.csv", archs, accuracy=accuracy, again=again))
+    sizes = np.array([flops(space, arch) for arch in archs], dtype=float)
+    assert found.flops == ranking(sizes, accuracy, sizes)
+    assert found.ceiling == ranking(again[:3], accuracy[:3], sizes[:3])
+    inherited = [net["inherited"] for net in found.networks]
+    assert found.supernet == ranking(inherited, accuracy, sizes)
+    assert [net["without_bn"] for net in found.networks] != inherited
+
+
+def test_bands_are_of_latency_where_there_is_a_table(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archs = networks(load_space(SPACE), 6)
+    truth = table(tmp_path / "truth.csv", archs, accuracy=[0.5, 0.6, 0.7, 0.8, 0.9, 0.95])
+
+    class Known:
+        name = "pixel8"
+
+        def predict_many(self, archs: list[Arch]) -> np.ndarray:
+            return np.full(len(archs), 3.0)
+
+    monkeypatch.setattr("hwnas.workflows.ranking.load_tables", lambda *_: {"pixel8": Known()})
+    found = workflows.rank(folder, truth=truth, table=Path("pixel8.json"))
+    assert (found.cost, found.supernet.pairs_in_bands) == ("pixel8", 15)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("arch,acc\n0-0-0,0.5\n", "lacks the column accuracy"),
+        ("arch,accuracy\n0-0-0,0.5\n0-x-0,0.6\n", "line 3: .*write a row ARCH,ACCURACY"),
+        ("arch,accuracy\n0-0-0,0.5\n9-0-0,0.6\n", r"line 3: gene 0 of architecture \(9, 0, 0\)"),
+        ("arch,accuracy\n0-0-0,0.5\n0-0-0,0.6\n", "line 3: 0-0-0 has no accuracy, or comes twice"),
+        ("arch,accuracy\n0-0-0,0.5\n", "1 networks tell no ranking: at least 3 are needed"),
+    ],
+)
+def test_a_truth_that_is_none_is_refused(folder: Path, tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "truth.csv"
+    file.write_text(text)
+    with pytest.raises(InputError, match=message):
+        workflows.rank(folder, truth=file)
+
+
+def test_the_command_prints_what_is_compared(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    archs = networks(load_space(SPACE), 12)
+    truth = table(tmp_path / "truth.csv", archs, accuracy=np.linspace(0.5, 0.9, 12).tolist())
+    assert main(["rank", "--run", str(folder), "--truth", str(truth), "--out", str(tmp_path / "r.json")]) == 0
+    said = capsys.readouterr().out
+    assert "12 networks" in said
+    words = " ".join(said.split())
+    assert "the supernet" in words
+    assert "Kendall tau" in words
+    assert main(["rank", "--run", str(folder)]) == 2
+    assert "give either --nets" in capsys.readouterr().err

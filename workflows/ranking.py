@@ -1,0 +1,219 @@
+"""How well a supernet ranks its networks: against networks trained alone, or a table of what these reached."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from ..errors import InputError
+from ..files import check_target, write_bytes, write_json
+from ..latency import LatencyTable, spread
+from ..progress import Progress, silent
+from ..report import Ranked, ranking_chart, save_chart
+from ..search import EvaluationStore
+from ..supernet import Data, Run, SearchSpace, Supernet, TrainSettings, load_run, load_supernet
+from ..supernet.checkpoint import weights_fingerprint
+from ..supernet.cost import analytic_cost, flops
+from ..supernet.evaluation import accuracy, bn_images, calibrated_subnet
+from ..supernet.ranking import Ranking, ranking
+from ..supernet.space import Arch
+from .runs import run_data
+from .searching import STORE, load_tables, stored_accuracy
+from .training import supernet_settings, train_run
+
+VERSION = 1
+ALONE = "alone"  # the folder in a run for its networks that were trained alone
+LEAST = 3  # networks, for a correlation
+AGAIN = 1 / 3  # of the networks are trained with a second seed
+WRITE = "write a row ARCH,ACCURACY such as 0-2-1,0.913"
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What networks reach when each is trained alone: by architecture, and `again` with another seed, of some."""
+
+    accuracy: Mapping[Arch, float]
+    again: Mapping[Arch, float]
+
+
+@dataclass(frozen=True)
+class RankReport:
+    """How networks are ranked against the truth: by the supernet, and by what it is to be compared with.
+
+    `supernet` is by inherited weights with batch norms re-estimated, `without_bn` with those of the training,
+    `flops` by size alone, `ceiling` by a second training of each alone (of those that had one; None without). `cost`
+    says what bands are of: `flops`, or a device.
+    """
+
+    nets: int
+    cost: str
+    metric: str
+    supernet: Ranking
+    without_bn: Ranking
+    flops: Ranking
+    ceiling: Ranking | None
+    networks: tuple[dict[str, Any], ...]
+
+
+def rank(
+    run: Path,
+    nets: int | None = None,
+    truth: Path | None = None,
+    out: Path | None = None,
+    table: Path | None = None,
+    again: int | None = None,
+    epochs: int | None = None,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> RankReport:
+    """Rank networks of a run's supernet against the `truth`, a CSV, or against `nets` networks trained alone.
+
+    These are spread over the range of multiply-accumulates, and trained as the supernet was (`epochs` apart), `again`
+    of them with a second seed too. They lie in the run and are trained once: an interrupted ranking goes on where it
+    was. Their accuracy is of test images. `out` gets the report, with its picture and the truth beside it.
+    """
+    if (nets is None) == (truth is None):
+        raise InputError("give either --nets, to train networks alone, or --truth, a CSV of what they reach")
+    if out is not None:
+        check_target(out, "ranking")
+    trained, supernet = load_run(run), load_supernet(run)
+    if trained.arch is not None:
+        raise InputError(f"{run} holds one network and no supernet: there is nothing to rank")
+    space, data = supernet.space, run_data(trained, supernet.space)
+    tables = load_tables([table] if table else [], space)
+    if truth is not None:
+        known = read_truth(truth, space)
+    else:
+        archs = spread(space, analytic_cost(space, "flops"), nets or 0, seed)
+        twice = round(AGAIN * len(archs)) if again is None else again
+        known = trained_alone(trained, space, data, archs, twice, epochs, progress)
+    if len(known.accuracy) < LEAST:
+        raise InputError(f"{len(known.accuracy)} networks tell no ranking: at least {LEAST} are needed")
+    report = ranked(run, trained, supernet, data, known, next(iter(tables.values()), None), progress)
+    if out is not None:
+        save(report, known, out)
+    return report
+
+
+def read_truth(path: Path, space: SearchSpace) -> Truth:
+    """A CSV with the columns `arch` (genes apart by hyphens), `accuracy` and, for some rows, `again`."""
+    try:
+        rows = pd.read_csv(path, dtype={"arch": str})
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is not readable as CSV ({error}): {WRITE}") from error
+    if missing := {"arch", "accuracy"} - set(rows.columns):
+        raise InputError(f"{path} lacks the column {min(missing)}: it needs arch and accuracy")
+    accuracy: dict[Arch, float] = {}
+    again: dict[Arch, float] = {}
+    for line, row in enumerate(rows.to_dict("records"), 2):
+        try:
+            arch = space.canonical(space.check([int(gene) for gene in str(row["arch"]).split("-")]))
+            value, second = float(row["accuracy"]), float(row.get("again", math.nan))
+        except ValueError as error:
+            raise InputError(f"{path}, line {line}: {error}; {WRITE}") from error
+        except InputError as error:
+            raise InputError(f"{path}, line {line}: {error}") from error
+        if not math.isfinite(value) or arch in accuracy:
+            raise InputError(f"{path}, line {line}: {row['arch']} has no accuracy, or comes twice; {WRITE}")
+        accuracy[arch] = value
+        if math.isfinite(second):
+            again[arch] = second
+    return Truth(accuracy, again)
+
+
+def trained_alone(
+    origin: Run,
+    space: SearchSpace,
+    data: Data,
+    archs: Sequence[Arch],
+    again: int,
+    epochs: int | None,
+    progress: Progress,
+) -> Truth:
+    """Each network trained from scratch, the first seed for all, then a second for `again` of them, spread evenly."""
+    settings = TrainSettings(**supernet_settings(origin))
+    settings = replace(settings, sampling="uniform", epochs=epochs or settings.epochs)
+    rows = np.linspace(0, len(archs) - 1, min(again, len(archs))).round().astype(int).tolist()
+    jobs = [(arch, settings.seed) for arch in archs] + [(archs[i], settings.seed + 1) for i in rows]
+    reached = []
+    for number, (arch, seed) in enumerate(jobs):
+
+        def part(done: float, total: float, words: str, number: int = number) -> None:
+            progress(number + done / total, len(jobs), f"network {number + 1} of {len(jobs)}: {words}")
+
+        reached.append(alone(origin, space, data, arch, replace(settings, seed=seed), part))
+    first = dict(zip([arch for arch, _ in jobs[: len(archs)]], reached[: len(archs)], strict=True))
+    second = dict(zip([arch for arch, _ in jobs[len(archs) :]], reached[len(archs) :], strict=True))
+    return Truth(first, second)
+
+
+def alone(
+    origin: Run, space: SearchSpace, data: Data, arch: Arch, settings: TrainSettings, progress: Progress
+) -> float:
+    """Test accuracy of one network trained from scratch, in a folder of its own within the run."""
+    folder = origin.folder / ALONE / f"{'-'.join(map(str, arch))}-seed{settings.seed}-{settings.epochs}epochs"
+    run = replace(origin, folder=folder, train=asdict(settings), arch=arch, start=None)
+    torch.manual_seed(settings.seed)
+    network = Supernet(space, origin.sharing, only=arch)
+    train_run(run, network, data, settings, resume=True, progress=progress)
+    return accuracy(calibrated_subnet(network, arch, bn_images(data, settings.seed)), data, data.test)
+
+
+def ranked(
+    folder: Path,
+    run: Run,
+    supernet: Supernet,
+    data: Data,
+    known: Truth,
+    table: LatencyTable | None,
+    progress: Progress,
+) -> RankReport:
+    """All rankings of the networks whose truth is known; bands are of latency where there is a table."""
+    space, archs = supernet.space, list(known.accuracy)
+    truth = np.array([known.accuracy[arch] for arch in archs])
+    sizes = np.array([flops(space, arch) for arch in archs], dtype=float)
+    costs = sizes if table is None else table.predict_many(archs)
+    inherited, plain = [], []
+    with EvaluationStore(folder / STORE) as store:
+        weights = weights_fingerprint(supernet)
+        for number, value in enumerate(stored_accuracy(store, run, supernet, data, weights)(archs), 1):
+            progress(number, len(archs), "accuracy with inherited weights")
+            inherited.append(value)
+    for number, arch in enumerate(archs, 1):
+        progress(number, len(archs), "the same without batch norms of their own")
+        plain.append(accuracy(supernet.subnet(arch).eval(), data, data.val))
+    both = [i for i, arch in enumerate(archs) if arch in known.again]
+    second = [known.again[archs[i]] for i in both]
+    columns = {"accuracy": truth, "inherited": inherited, "without_bn": plain, "flops": sizes, "cost": costs}
+    return RankReport(
+        nets=len(archs),
+        cost="flops" if table is None else table.name,
+        metric=data.metric,
+        supernet=ranking(inherited, truth, costs),
+        without_bn=ranking(plain, truth, costs),
+        flops=ranking(sizes, truth, costs),
+        ceiling=ranking(second, truth[both], costs[both]) if len(both) >= LEAST else None,
+        networks=tuple(
+            {"arch": arch, **dict(zip(columns, map(float, row), strict=True))}
+            for arch, row in zip(archs, zip(*columns.values(), strict=True), strict=True)
+        ),
+    )
+
+
+def save(report: RankReport, known: Truth, out: Path) -> None:
+    """Write the report as JSON, its picture and the truth as CSV beside it."""
+    rows = [
+        {"arch": "-".join(map(str, arch)), "accuracy": value, "again": known.again.get(arch)}
+        for arch, value in known.accuracy.items()
+    ]
+    write_bytes(out.with_suffix(".truth.csv"), pd.DataFrame(rows).to_csv(index=False).encode())
+    points = [Ranked(net["inherited"], net["accuracy"], net["cost"]) for net in report.networks]
+    save_chart(ranking_chart(points, report.supernet, report.cost, report.metric), out.with_suffix(".png"))
+    write_json(out, "ranking", VERSION, asdict(report))
