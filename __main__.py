@@ -96,7 +96,7 @@ def train(
     seed: SeedOption = 0,
     resume: ResumeOption = False,
 ) -> None:
-    """Train a supernet by sampling paths, uniformly if nothing else is asked for."""
+    """Train a supernet by sampling paths, one or a few per step."""
     from . import workflows
 
     given: dict[str, Any] = {"epochs": epochs, "batch": batch, "lr": lr, "augment": augment}

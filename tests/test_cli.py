@@ -18,7 +18,7 @@ from hwnas.latency.table import VERSION
 from hwnas.supernet import load_space
 
 Refused = Callable[[Path, str, list[str]], None]
-COMMANDS = ("demo", "train", "profile", "validate", "search", "finetune", "export", "list")
+COMMANDS = ("demo", "train", "profile", "validate", "rank", "search", "finetune", "export", "list")
 SPACE = "mobilenet:size=16,channels=1,classes=10,stem=4,widths=4-8,depths=1-2,kernels=3-5,expansions=2-3,head=16"
 LOCAL = "local:tolerance=9,target=0.1,min_rounds=3,max_rounds=3,max_seconds=1"
 

@@ -36,7 +36,11 @@ from hwnas.supernet.sources import DATA, checked, load_source
 DOCS = Path(__file__).parents[1] / "docs"
 GUIDES = sorted(DOCS.glob("*.md"))
 QUICK_DEVICE = "local:tolerance=9,target=0.5,min_rounds=3,max_rounds=3,max_seconds=1"
-LESS = {"--epochs 15": "--epochs 1 --batch 128", "--device local": f"--device {QUICK_DEVICE}"}
+LESS = {
+    "--epochs 15": "--epochs 1 --batch 128",
+    "--epochs 20": "--epochs 1",
+    "--device local": f"--device {QUICK_DEVICE}",
+}
 MODULE_LINES = 20
 SPACE, DATA_GUIDE, DEVICE_GUIDE = DOCS / "own-space.md", DOCS / "own-data.md", DOCS / "devices.md"
 each_guide = pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.stem)
