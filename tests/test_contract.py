@@ -137,9 +137,13 @@ def test_found_costs_are_what_python_says_and_keep_the_limits(made: Path) -> Non
 
 
 def test_a_latency_limit_holds_for_the_upper_end(made: Path, tmp_path: Path) -> None:
+    """However wide the intervals of this quick table are, whose machine may be busy."""
     table = table_of(made)
-    arch = tuple(read(made, "found.json")["arch"])
-    limit = table.predict(arch).ms  # met on the point, missed by the upper end
+    assert table.cost is not None
+    assert table.upper is not None
+    arch = table.cost.affine(-1, 0).argmin()
+    limit = max(table.predict(arch).ms, 1.001 * table.upper.bounds()[0])  # met on the point, missed by the upper end
+    assert limit < table.predict(arch).high
     search = f"search --run {made}/run --table {made}/local.json --limit local={limit:.6f}ms --budget 80"
     assert run([*search.split(), "--out", f"{tmp_path}/found.json"]) == 0
     found = read(tmp_path, "found.json")
