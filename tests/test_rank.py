@@ -105,7 +105,7 @@ def test_bands_are_of_latency_where_there_is_a_table(
     ("text", "message"),
     [
         ("arch,acc\n0-0-0,0.5\n", "lacks the column accuracy"),
-        ("arch,accuracy\n0-0-0,0.5\n0-x-0,0.6\n", "line 3: .*write a row ARCH,ACCURACY"),
+        ("arch,accuracy\n0-0-0,0.5\n0-x-0,0.6\n", "line 3: .*write rows ARCH,ACCURACY"),
         ("arch,accuracy\n0-0-0,0.5\n9-0-0,0.6\n", r"line 3: gene 0 of architecture \(9, 0, 0\)"),
         ("arch,accuracy\n0-0-0,0.5\n0-0-0,0.6\n", "line 3: 0-0-0 has no accuracy, or comes twice"),
         ("arch,accuracy\n0-0-0,0.5\n", "1 networks tell no ranking: at least 3 are needed"),
@@ -116,6 +116,11 @@ def test_a_truth_that_is_none_is_refused(folder: Path, tmp_path: Path, text: str
     file.write_text(text)
     with pytest.raises(InputError, match=message):
         workflows.rank(folder, truth=file)
+
+
+def test_a_truth_that_is_not_there_is_named(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"there is no file .*none\.csv"):
+        workflows.rank(folder, truth=tmp_path / "none.csv")
 
 
 def test_the_command_prints_what_is_compared(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,7 +32,7 @@ VERSION = 1
 ALONE = "alone"  # the folder in a run for its networks that were trained alone
 LEAST = 3  # networks, for a correlation
 AGAIN = 1 / 3  # of the networks are trained with a second seed
-WRITE = "write a row ARCH,ACCURACY such as 0-2-1,0.913"
+WRITE = "write rows ARCH,ACCURACY such as 0-2-1,0.913"
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,8 @@ def rank(
 
 def read_truth(path: Path, space: SearchSpace) -> Truth:
     """A CSV with the columns `arch` (genes apart by hyphens), `accuracy` and, for some rows, `again`."""
+    if not path.is_file():
+        raise InputError(f"there is no file {path}: {WRITE}")
     try:
         rows = pd.read_csv(path, dtype={"arch": str})
     except (OSError, ValueError) as error:
