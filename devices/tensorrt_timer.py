@@ -112,8 +112,12 @@ def open_session(path: Path, plan: Plan) -> Run:
 
     trt = bindings(plan.options["flavour"])
     build = random.randrange(int(plan.options["builds"]))
-    engine = trt.Runtime(_logger(trt)).deserialize_cuda_engine(compile_model(path, plan.options, build))
-    context, stream = engine.create_execution_context(), torch.cuda.Stream()
+    logger = _logger(trt)
+    engine = trt.Runtime(logger).deserialize_cuda_engine(compile_model(path, plan.options, build))
+    context = engine and engine.create_execution_context()
+    if context is None:
+        raise RuntimeError(logger.last or "this GPU takes no engine of that compiler, which gave no reason")
+    stream = torch.cuda.Stream()
     tensors = dict(_tensors(trt, engine, plan.seed))
     for name, tensor in tensors.items():
         context.set_tensor_address(name, tensor.data_ptr())

@@ -6,19 +6,22 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import torch
+from numpy.typing import NDArray
 from scipy import stats
 from torch import nn
 
 from ..files import write_json
-from ..supernet.data import Data, Split
+from ..supernet.data import Data
 from ..supernet.evaluation import accuracy
-from ..supernet.metrics import METRICS, Classes
+from ..supernet.metrics import METRICS
 from ..supernet.network import evaluating
+from ..supernet.sources import Split
 from ..supernet.space import Arch
 from ..supernet.supernet import Supernet
 
@@ -106,22 +109,22 @@ def max_abs_diff(supernet: Supernet, arch: Arch, subnet: nn.Module, model: bytes
     return float((stacked.max(axis=0) - stacked.min(axis=0)).max())
 
 
-def onnx_classes(model: bytes, data: Data, split: Split) -> Classes:
-    """The class (N,) that the model gives each image of `split` in ONNX Runtime."""
-    session = onnx_session(model)
-    parts = [run_onnx(session, data.normalise(part))[: len(part)].argmax(axis=1) for part in split.images.split(512)]
-    return np.concatenate(parts)
+def onnx_reads(model: bytes, data: Data, split: Split) -> NDArray[Any]:
+    """What the metric of `data` reads of the model's outputs in ONNX Runtime, for each image of `split`: (N, ...)."""
+    session, read = onnx_session(model), METRICS[data.metric].read
+    outputs = (run_onnx(session, data.normalise(part))[: len(part)] for part in split.images.split(512))
+    return np.concatenate([read(torch.from_numpy(part)).numpy() for part in outputs])
 
 
-def accuracy_interval(metric: str, labels: Classes, predicted: Classes) -> tuple[float, float]:
-    """The 95 % interval of a metric: exact for accuracy, which counts trials; for any other a bootstrap's."""
-    if metric == "accuracy":
+def accuracy_interval(metric: str, labels: NDArray[Any], predicted: NDArray[Any]) -> tuple[float, float]:
+    """The 95 % interval of a metric: exact where it counts trials; for any other a bootstrap's."""
+    if metric in ("accuracy", "top-5"):
         return binomial_interval(METRICS[metric](labels, predicted), len(labels))
     return bootstrap_interval(METRICS[metric], labels, predicted)
 
 
 def bootstrap_interval(
-    metric: Callable[[Classes, Classes], float], labels: Classes, predicted: Classes
+    metric: Callable[[NDArray[Any], NDArray[Any]], float], labels: NDArray[Any], predicted: NDArray[Any]
 ) -> tuple[float, float]:
     """The 95 % percentile interval over draws of as many images (Efron, https://doi.org/10.1214/aos/1176344552).
 
@@ -156,7 +159,7 @@ def certify(
     `costs` are the analytic ones, `latency` what devices measured on this very model.
     """
     data_bytes = model.SerializeToString()
-    labels, predicted = data.test.labels.numpy(), onnx_classes(data_bytes, data, data.test)
+    labels, predicted = data.test.labels.numpy(), onnx_reads(data_bytes, data, data.test)
     compared = data.normalise(data.test.images[:COMPARED])
     values = {**costs, **{name: found.measured_ms for name, found in latency.items()}}
     unknown = [name for name in limits if name not in values]

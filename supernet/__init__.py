@@ -6,11 +6,13 @@ from .checkpoint import Run, load_run, load_supernet
 from .data import Data, load_data
 from .evaluation import calibrate_bn
 from .layer import Layer, Node
+from .ranks import Ranks
+from .settings import TrainSettings
 from .sources import Source, Split
 from .space import Arch, ChoiceSpace, SearchSpace
 from .spaces import SPACES, load_space
 from .supernet import Supernet
-from .training import TrainSettings, train
+from .training import train
 
 __all__ = [
     "SPACES",
@@ -21,6 +23,7 @@ __all__ = [
     "Data",
     "Layer",
     "Node",
+    "Ranks",
     "Run",
     "SearchSpace",
     "Source",

@@ -1,25 +1,29 @@
-"""What a training run leaves in its folder: run.json, checkpoint.pt, metrics.jsonl."""
+"""What a training run leaves in its folder: run.json, checkpoint.pt, metrics.jsonl, with TensorBoard its own files."""
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
 from ..errors import InputError
 from ..files import digest, read_json, write_bytes, write_json
+from .averaging import Average
 from .space import Arch, SearchSpace
 from .spaces import recorded_space
 from .supernet import Supernet
 from .weights import load_tensors
 
 VERSION = 1
-CHECKPOINT, METRICS, RUN = "checkpoint.pt", "metrics.jsonl", "run.json"
+CHECKPOINT, METRICS, RUN, TENSORBOARD = "checkpoint.pt", "metrics.jsonl", "run.json", "tensorboard"
+REQUIRED = {"model", "optimizer"}  # parts of every checkpoint
 
 
 @dataclass(frozen=True)
@@ -67,8 +71,10 @@ def load_supernet(folder: str | Path) -> Supernet:
     """The supernet of a run with its trained weights, in evaluation mode."""
     run = load_run(Path(folder))
     supernet = Supernet(run.load_space(), run.sharing, run.arch).to(memory_format=torch.channels_last)
-    if not load_checkpoint(run.folder, supernet, None):
+    average = Average(supernet, run.train.get("ema", 0.0))
+    if not load_checkpoint(run.folder, {"model": supernet, "average": average}):
         raise InputError(f"{folder} has no checkpoint yet: hwnas train --out {folder} --resume")
+    average.swap(supernet)
     return supernet.eval()
 
 
@@ -80,23 +86,34 @@ def weights_fingerprint(module: nn.Module) -> str:
     return digest(*parts)
 
 
-def save_checkpoint(run: Path, supernet: nn.Module, optimizer: torch.optim.Optimizer, epoch: int) -> None:
-    """Write weights, optimizer and the number of finished epochs, atomically."""
+class Stateful(Protocol):
+    """A part of a training that a checkpoint keeps."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> Any: ...
+
+
+def save_checkpoint(run: Path, parts: Mapping[str, Stateful], epoch: int) -> None:
+    """Write the state of all `parts` and the number of finished epochs, atomically."""
     buffer = io.BytesIO()
-    torch.save({"epoch": epoch, "model": supernet.state_dict(), "optimizer": optimizer.state_dict()}, buffer)
+    torch.save({"epoch": epoch, **{name: part.state_dict() for name, part in parts.items()}}, buffer)
     write_bytes(run / CHECKPOINT, buffer.getvalue())
 
 
-def load_checkpoint(run: Path, supernet: nn.Module, optimizer: torch.optim.Optimizer | None) -> int:
-    """Restore what `save_checkpoint` wrote; returns the number of finished epochs, 0 without a checkpoint."""
+def load_checkpoint(run: Path, parts: Mapping[str, Stateful]) -> int:
+    """Restore what `save_checkpoint` wrote; returns the number of finished epochs, 0 without a checkpoint.
+
+    A part that is not in the file, as it is younger, stays as it is.
+    """
     path = run / CHECKPOINT
     if not path.is_file():
         return 0
     saved = load_tensors(path, "a checkpoint of this run", "remove it to train anew")
     try:
-        supernet.load_state_dict(saved["model"])
-        if optimizer is not None:
-            optimizer.load_state_dict(saved["optimizer"])
+        for name, part in parts.items():
+            if name in saved or name in REQUIRED:
+                part.load_state_dict(saved[name])
         return int(saved["epoch"])
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         reason = str(error).splitlines()[0]
@@ -108,6 +125,17 @@ def append_metrics(run: Path, epoch: int, **values: float) -> None:
     kept = [line for line in read_metrics(run) if line["epoch"] < epoch]
     lines = [*kept, {"epoch": epoch, **values}]
     write_bytes(run / METRICS, "".join(json.dumps(line) + "\n" for line in lines).encode())
+    if importlib.util.find_spec("tensorboard"):
+        _tell_tensorboard(run / TENSORBOARD, epoch, values)
+
+
+def _tell_tensorboard(folder: Path, epoch: int, values: Mapping[str, float]) -> None:
+    """The same for TensorBoard; lines of epochs from `epoch` on are no longer shown."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(folder), purge_step=epoch) as writer:
+        for name, value in values.items():
+            writer.add_scalar(name, value, epoch)
 
 
 def read_metrics(run: Path) -> list[dict[str, float]]:

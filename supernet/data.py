@@ -1,9 +1,8 @@
-"""Images in memory: training, validation (split from training by seed) and test; batches and augmentation."""
+"""A data set ready for training: training, validation (split from training by seed) and test images, one size."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -11,8 +10,11 @@ import torch.nn.functional as F
 
 from ..errors import InputError
 from ..files import digest
+from .pictures import Pictures
 from .sources import Split, load_source, stratified
 from .space import SearchSpace
+
+MOMENTS_OF = 10_000  # of files that are not in memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +37,7 @@ class Data:
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 (B, C, S, S) -> float32 of mean 0 and deviation 1, in the channels-last layout."""
-        mean, std = (values.view(1, -1, 1, 1) for values in (self.mean, self.std))
+        mean, std = (values.to(images.device).view(1, -1, 1, 1) for values in (self.mean, self.std))
         scaled = (images.float() / 255 - mean) / std
         return scaled.contiguous(memory_format=torch.channels_last)
 
@@ -59,13 +61,16 @@ def load_data(spec: str, space: SearchSpace, seed: int = 0, data_dir: Path | Non
     return Data(spec, train, val, test, source.classes, source.flip, mean, std, task, metric)
 
 
-def moments(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and deviation (C,) of uint8 images (N, C, S, S) on the scale 0..1, a part at a time."""
+def moments(images: torch.Tensor | Pictures) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and deviation (C,) of uint8 images (N, C, S, S) on the scale 0..1, a part at a time; of files, of some."""
+    if isinstance(images, Pictures):
+        images = images.only(torch.linspace(0, len(images) - 1, min(len(images), MOMENTS_OF)).long())
     total = squares = torch.zeros(images.shape[1], dtype=torch.float64)
     for part in images.split(1024):
         scaled = part.double() / 255
         total, squares = total + scaled.sum((0, 2, 3)), squares + scaled.square().sum((0, 2, 3))
-    count = images.numel() / images.shape[1]
+    _, _, height, width = images.shape
+    count = len(images) * height * width
     mean = total / count
     variance = (squares / count - mean**2).clamp(min=1 / 255**2)  # a constant channel must not divide by 0
     return mean.float(), variance.sqrt().float()
@@ -75,11 +80,11 @@ def data_record(data: Data) -> dict[str, object]:
     """What a run keeps of its data: where they came from, how they are normalised, and their fingerprint.
 
     The fingerprint is one of all images and labels, and of the metric where that is not accuracy (so it is still
-    that of a run from before there was a choice).
+    that of a run from before there was a choice); of images that are read when they are needed, their names and sizes.
     """
     metric = [data.metric] if data.metric != "accuracy" else []
     splits = {"train": data.train, "val": data.val, "test": data.test}
-    tensors = [tensor for split in splits.values() for tensor in (split.images, split.labels)]
+    parts = [part for split in splits.values() for part in (split.images, split.labels)]
     return {
         "spec": data.spec,
         "classes": list(data.classes),
@@ -89,17 +94,22 @@ def data_record(data: Data) -> dict[str, object]:
         "task": data.task,
         "metric": data.metric,
         "flip": data.flip,
-        "fingerprint": digest(*(tensor.numpy().tobytes() for tensor in tensors), *metric),
+        "fingerprint": digest(*map(_bytes, parts), *metric),
     }
+
+
+def _bytes(part: torch.Tensor | Pictures) -> bytes:
+    return part.signature() if isinstance(part, Pictures) else part.numpy().tobytes()
 
 
 def fit(split: Split, channels: int, size_px: int, spec: str) -> Split:
     """Images with the channels and the size that a space reads; grey ones become colour, never the reverse."""
     images = split.images
-    if images.shape[1] != channels:
-        if images.shape[1] != 1:
-            raise InputError(f"{spec} has {images.shape[1]} channels: give the space channels={images.shape[1]}")
-        images = images.expand(-1, channels, -1, -1).contiguous()
+    if images.shape[1] not in (1, channels):
+        raise InputError(f"{spec} has {images.shape[1]} channels: give the space channels={images.shape[1]}")
+    if isinstance(images, Pictures):
+        return Split(replace(images, size_px=size_px, channels=channels), split.labels)
+    images = images.expand(-1, channels, -1, -1).contiguous() if images.shape[1] != channels else images
     if tuple(images.shape[2:]) != (size_px, size_px):
         images = torch.cat([resize(part, size_px) for part in images.split(4096)])
     return Split(images, split.labels)
@@ -109,32 +119,3 @@ def resize(images: torch.Tensor, size_px: int) -> torch.Tensor:
     """uint8 images (N, C, H, W) -> (N, C, size_px, size_px), bilinear with antialiasing."""
     resized = F.interpolate(images.float(), (size_px, size_px), mode="bilinear", antialias=True)
     return resized.round().clamp(0, 255).to(torch.uint8)
-
-
-def training_batches(
-    data: Data, batch: int, seed: int, epoch: int, augmented: bool = True
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Normalised batches of one epoch, augmented or not: images (B, C, S, S), labels (B,).
-
-    Order and augmentation are a function of (seed, epoch); a last batch smaller than `batch` is left out.
-    """
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    order = torch.randperm(len(data.train), generator=generator)
-    for index in order[: len(order) // batch * batch].split(batch):
-        rows = data.train.take(index)
-        images = augment(rows.images, data.flip, generator) if augmented else rows.images
-        yield data.normalise(images), rows.labels
-
-
-def augment(images: torch.Tensor, flip: bool, generator: torch.Generator) -> torch.Tensor:
-    """Each image shifted by up to an eighth of its side (zeros come in), and mirrored half of the time."""
-    n, _, size, _ = images.shape
-    pad = size // 8
-    padded = F.pad(images, (pad, pad, pad, pad))
-    corners = torch.randint(2 * pad + 1, (n, 2, 1), generator=generator)
-    rows, columns = (corners[:, axis] + torch.arange(size) for axis in (0, 1))  # (n, S) each
-    if flip:
-        mirrored = torch.rand(n, 1, generator=generator) < 0.5
-        columns = torch.where(mirrored, columns.flip(1), columns)
-    picked = padded[torch.arange(n)[:, None, None], :, rows[:, :, None], columns[:, None, :]]  # (n, S, S, C)
-    return picked.permute(0, 3, 1, 2)

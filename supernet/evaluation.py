@@ -1,16 +1,21 @@
-"""The accuracy of one architecture with inherited weights, its batch norms re-estimated first."""
+"""The accuracy of one architecture with inherited weights, its batch norms re-estimated first.
+
+Where several processes (`Ranks`) evaluate one network together, each takes some of the batches.
+"""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import nn
 
-from .data import Data, Split
+from .data import Data
 from .metrics import METRICS
 from .network import evaluating
+from .ranks import ALONE, Ranks
+from .sources import Split
 from .space import Arch
 from .supernet import Supernet
 
@@ -19,7 +24,7 @@ BATCH = 128
 METHOD = f"statistics of {BN_IMAGES} images in batches of {BATCH}"  # other methods, other accuracies
 
 
-def calibrate_bn(module: nn.Module, images: torch.Tensor, batch: int = BATCH) -> None:
+def calibrate_bn(module: nn.Module, images: torch.Tensor, batch: int = BATCH, ranks: Ranks = ALONE) -> None:
     """Replace the statistics of every batch norm by those of `images` (N, C, S, S), in place.
 
     The mean over batches, each of equal weight, of what batch norm sees in training
@@ -28,22 +33,49 @@ def calibrate_bn(module: nn.Module, images: torch.Tensor, batch: int = BATCH) ->
     """
     norms = [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]
+    starts = range(0, max(len(images) - batch, 0) + 1, batch)
+    mine = ranks.share(starts)
     with evaluating(module):
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # a cumulative average
             norm.train()
-        for start in range(0, max(len(images) - batch, 0) + 1, batch):
-            module(images[start : start + batch])
+        for start in mine:
+            module(images[start : start + batch].to(device_of(module)))
+        if ranks.world > 1:  # each rank has the mean over its own batches
+            found = [value for norm in norms for value in (norm.running_mean, norm.running_var) if value is not None]
+            for value in found:
+                value.mul_(len(mine) / len(starts))
+            ranks.sum_(found)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
 
 
-def accuracy(module: nn.Module, data: Data, split: Split) -> float:
+def device_of(module: nn.Module) -> torch.device:
+    """Where a module's weights lie; the CPU if it has none."""
+    return next((weight.device for weight in module.parameters()), torch.device("cpu"))
+
+
+def accuracy(module: nn.Module, data: Data, split: Split, ranks: Ranks = ALONE) -> float:
     """`data.metric` of `module` on `split`: where nothing else was asked for, the fraction that it gets right."""
+    metric, device = METRICS[data.metric], device_of(module)
+    read = {}
     with evaluating(module):
-        parts = [module(data.normalise(images)).argmax(1) for images in split.images.split(BATCH)]
-    return METRICS[data.metric](split.labels.numpy(), torch.cat(parts).numpy())
+        for start in ranks.share(range(0, len(split), BATCH)):
+            images = split.images[start : start + BATCH].to(device)
+            read[start] = metric.read(module(data.normalise(images))).cpu()
+    whole = torch.cat(list(read.values())) if ranks.world == 1 else _joined(read, len(split), ranks)
+    return metric(split.labels.numpy(), whole.numpy())
+
+
+def _joined(read: Mapping[int, torch.Tensor], count: int, ranks: Ranks) -> torch.Tensor:
+    """What all ranks read of `count` images, each of some batches, by the first row of a batch."""
+    shape, numbers = ranks.broadcast((read[0].shape[1:], read[0].is_floating_point()) if 0 in read else None)
+    whole = torch.zeros(count, *shape, dtype=torch.float32 if numbers else torch.int64)
+    for start, values in read.items():
+        whole[start : start + len(values)] = values
+    ranks.sum_([whole])
+    return whole
 
 
 def bn_images(data: Data, seed: int, count: int = BN_IMAGES) -> torch.Tensor:
@@ -52,26 +84,32 @@ def bn_images(data: Data, seed: int, count: int = BN_IMAGES) -> torch.Tensor:
     return data.normalise(data.train.images[order[:count]])
 
 
-def calibrated_subnet(supernet: Supernet, arch: Arch, images: torch.Tensor) -> nn.Module:
+def calibrated_subnet(supernet: Supernet, arch: Arch, images: torch.Tensor, ranks: Ranks = ALONE) -> nn.Module:
     """The subnet of `arch` with statistics of its own from `images`; the supernet is not touched."""
     subnet = supernet.subnet(arch).to(memory_format=torch.channels_last)
-    calibrate_bn(subnet, images)
+    calibrate_bn(subnet, images, ranks=ranks)
     return subnet.eval()
 
 
 def inherited_accuracies(
     supernet: Supernet, data: Data, archs: Iterable[Arch], images: torch.Tensor
 ) -> Iterator[float]:
-    """Validation accuracy of each architecture with the supernet's weights, one by one.
+    """The metric on validation images of each architecture with the supernet's weights, one by one.
 
     `images` (N, C, S, S) are those of `bn_images`, on which statistics are re-estimated.
     """
     for arch in archs:
-        yield accuracy(calibrated_subnet(supernet, arch, images), data, data.val)
+        yield inherited_accuracy(supernet, data, images, arch)
 
 
-def probe_accuracy(supernet: Supernet, data: Data, seed: int, count: int = 2) -> float:
-    """Mean validation accuracy of a few architectures fixed by `seed`: how the training is doing."""
+def inherited_accuracy(supernet: Supernet, data: Data, images: torch.Tensor, arch: Arch, ranks: Ranks = ALONE) -> float:
+    """The same of one architecture; all `ranks` evaluate it together."""
+    return accuracy(calibrated_subnet(supernet, arch, images, ranks), data, data.val, ranks)
+
+
+def probe_accuracy(supernet: Supernet, data: Data, seed: int, count: int = 2, ranks: Ranks = ALONE) -> float:
+    """The mean metric on validation images of a few architectures fixed by `seed`: how the training is doing."""
     rng = random.Random(seed)
     archs = [supernet.space.sample(rng) for _ in range(count)] if supernet.only is None else [supernet.only]
-    return sum(inherited_accuracies(supernet, data, archs, bn_images(data, seed))) / len(archs)
+    images = bn_images(data, seed)
+    return sum(inherited_accuracy(supernet, data, images, arch, ranks) for arch in archs) / len(archs)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import gzip
 import shutil
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,41 +16,48 @@ from typing import Any
 import numpy as np
 import torch
 import torchvision
-from PIL import Image, ImageOps
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from ..errors import InputError, unknown_name
 from ..names import import_attribute, is_attribute
-from .metrics import check_metric
+from .metrics import TASKS, check_metric
+from .pictures import Pictures, read_image
 
 CACHE = Path.home() / ".cache" / "hwnas"
 FASHION_MNIST_FOLDERS = (Path("/usr/share/datasets/fashion-mnist"),)
+IN_MEMORY = 2 << 30  # bytes of images: a larger folder's are read when they are needed
+SAMPLE = 1000  # of its files tell whether it is grey
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images (N, C, H, W) as uint8 and labels (N,) as int64."""
+    """Images (N, C, H, W) as uint8, in memory or as files; labels (N,) as int64, or numbers (N, outputs) as float32."""
 
-    images: torch.Tensor
+    images: torch.Tensor | Pictures
     labels: torch.Tensor
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, index: torch.Tensor) -> Split:
-        """The rows that `index` (n,) names."""
+        """The rows that `index` (n,) names, their images in memory."""
         return Split(self.images[index], self.labels[index])
+
+    def only(self, index: torch.Tensor) -> Split:
+        """The rows that `index` (n,) names, files as files."""
+        images = self.images.only(index) if isinstance(self.images, Pictures) else self.images[index]
+        return Split(images, self.labels[index])
 
 
 @dataclass(frozen=True, eq=False)
 class Source:
     """A data set at its own size: what a data set of one's own must be.
 
-    `classes` are the names of the labels 0, 1, ...; `flip` allows mirrored images in training. Without `val`,
-    `val_fraction` of the training images are held out by the run's seed. `metric`, a name in `METRICS`, is what
-    a search makes as large as it can.
+    `classes` are the names of the labels 0, 1, ..., of the outputs where the `task` is regression; `flip` allows
+    mirrored images in training. Without `val`, `val_fraction` of the training images are held out by the run's seed.
+    `metric`, a name in `METRICS`, is what a search makes as good as it can: by default accuracy, of regression rmse.
     """
 
     train: Split
@@ -60,7 +67,11 @@ class Source:
     val: Split | None = None
     val_fraction: float = 0.2
     task: str = "classification"
-    metric: str = "accuracy"
+    metric: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.metric and self.task in TASKS:
+            object.__setattr__(self, "metric", TASKS[self.task].metric)
 
 
 def digits(size_px: int, data_dir: Path | None) -> Source:
@@ -124,17 +135,15 @@ def folder(path: Path, size_px: int) -> Source:
     """A folder with a sub-folder of images per class, or with such folders named train, test and maybe val.
 
     Images are scaled until their shorter side has `size_px` and cropped to the middle square. They are grey if
-    all are. Without test/ a fifth is held out, always the same.
+    all are. Without test/ a fifth is held out, always the same. More than `IN_MEMORY` bytes are read when they are
+    needed.
     """
     if not path.is_dir():
         raise InputError(f"there is no folder {path}")
     parts = [part for part in ("train", "val", "test") if (path / part).is_dir()]
-    if "train" not in parts:
-        classes = _class_names(path)
-        train, test = _held_out(_read_folder(path, classes, size_px), path)
-        return Source(train, test, classes, flip=True)
-    classes = _class_names(path / "train")
-    splits = _same_channels({part: _read_folder(path / part, classes, size_px) for part in parts})
+    classes = _class_names(path / "train" if "train" in parts else path)
+    places = {part: path / part for part in parts} if "train" in parts else {"train": path}
+    splits = _read_folders(places, classes, size_px)
     if "test" not in splits:
         splits["train"], splits["test"] = _held_out(splits["train"], path)
     return Source(splits["train"], splits["test"], classes, flip=True, val=splits.get("val"))
@@ -147,31 +156,41 @@ def _class_names(path: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _read_folder(path: Path, classes: tuple[str, ...], size_px: int) -> Split:
-    images, labels = [], []
+def _read_folders(places: Mapping[str, Path], classes: tuple[str, ...], size_px: int) -> dict[str, Split]:
+    """The images of each place, all of them grey or all in colour."""
+    listed = {part: _listed(place, classes) for part, place in places.items()}
+    files = [file for found in listed.values() for file, _ in found]
+    if len(files) * 3 * size_px**2 > IN_MEMORY:
+        channels = (
+            3 if any(read_image(file, size_px).shape[2] == 3 for file in files[:: len(files) // SAMPLE + 1]) else 1
+        )
+        return {
+            part: Split(Pictures(tuple(file for file, _ in found), size_px, channels), _labels(found))
+            for part, found in listed.items()
+        }
+    images = {file: read_image(file, size_px) for file in files}
+    channels = max(image.shape[2] for image in images.values())
+    return {
+        part: _as_split(
+            np.stack([np.repeat(images[f], channels // images[f].shape[2], 2) for f, _ in found]), _labels(found)
+        )
+        for part, found in listed.items()
+    }
+
+
+def _listed(path: Path, classes: tuple[str, ...]) -> list[tuple[Path, int]]:
+    """The image files in the folders of the classes, each with its label."""
+    found = []
     for label, name in enumerate(classes):
         files = sorted(f for f in (path / name).glob("**/*") if f.suffix.lower() in IMAGE_SUFFIXES)
         if not files:
             raise InputError(f"the class folder {path / name} has no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
-        images += [read_image(file, size_px) for file in files]
-        labels += [label] * len(files)
-    if any(image.shape[2] == 3 for image in images):
-        images = [np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image for image in images]
-    return _as_split(np.stack(images), labels)
+        found += [(file, label) for file in files]
+    return found
 
 
-def read_image(path: Path, size_px: int) -> np.ndarray:
-    """A picture as uint8 (S, S, 1) if it is grey, else (S, S, 3)."""
-    try:
-        with Image.open(path) as image:
-            if image.mode[0] in "IF":
-                raise ValueError(f"its pixels have the mode {image.mode}, more than 8 bits")
-            grey = image.mode in ("1", "L", "LA")
-            fitted = ImageOps.fit(image.convert("L" if grey else "RGB"), (size_px, size_px))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path} is not a readable image ({error}): replace or remove it") from error
-    pixels = np.asarray(fitted, dtype=np.uint8)
-    return pixels[:, :, None] if grey else pixels
+def _labels(found: Sequence[tuple[Path, int]]) -> torch.Tensor:
+    return torch.tensor([label for _, label in found])
 
 
 def _held_out(everything: Split, path: Path) -> tuple[Split, Split]:
@@ -179,13 +198,6 @@ def _held_out(everything: Split, path: Path) -> tuple[Split, Split]:
     if counts.min() < 4:
         raise InputError(f"{path}: a class has only {int(counts.min())} images; to hold some out, 4 are needed")
     return stratified(everything, max(len(everything) // 5, len(counts)), seed=0)
-
-
-def _same_channels(splits: dict[str, Split]) -> dict[str, Split]:
-    most = max(split.images.shape[1] for split in splits.values())
-    return {
-        name: Split(split.images.expand(-1, most, -1, -1).contiguous(), split.labels) for name, split in splits.items()
-    }
 
 
 DATA: dict[str, Callable[[int, Path | None], Source]] = {
@@ -216,18 +228,28 @@ def checked(source: Source, spec: str) -> Source:
         if split is None:
             continue
         images, labels = split.images, split.labels
-        fits = images.dtype == torch.uint8 and images.ndim == 4 and labels.dtype == torch.int64 and labels.ndim == 1
+        if isinstance(images, Pictures):
+            continue
+        numbers = source.task == "regression"
+        kind, shape = (torch.float32, (len(labels), len(source.classes))) if numbers else (torch.int64, (len(labels),))
+        needed = "float32 (N, outputs)" if numbers else "int64 (N,)"
+        fits = images.dtype == torch.uint8 and images.ndim == 4 and labels.dtype == kind and labels.shape == shape
         if not fits or len(images) != len(labels):
             raise InputError(
                 f"{spec}: {name} has images {tuple(images.shape)} of {images.dtype} and labels {tuple(labels.shape)} "
-                f"of {labels.dtype}; uint8 (N, C, H, W) and int64 (N,) are needed"
+                f"of {labels.dtype}; uint8 (N, C, H, W) and {needed} are needed"
             )
-        if len(labels) == 0 or labels.min() < 0 or labels.max() >= len(source.classes):
+        if numbers:
+            if len(labels) == 0 or not torch.isfinite(labels).all():
+                raise InputError(f"{spec}: {name} has no images, or labels that are not finite: leave those out")
+        elif len(labels) == 0 or labels.min() < 0 or labels.max() >= len(source.classes):
             raise InputError(
                 f"{spec}: labels of {name} run from {labels.min() if len(labels) else '-'} to "
                 f"{labels.max() if len(labels) else '-'}; with {len(source.classes)} classes they must lie in "
                 f"0..{len(source.classes) - 1}"
             )
+    if source.task != "classification":
+        return source
     counts = torch.bincount(source.train.labels, minlength=len(source.classes))
     empty = [name for name, count in zip(source.classes, counts.tolist(), strict=True) if not count]
     if empty:
@@ -236,18 +258,17 @@ def checked(source: Source, spec: str) -> Source:
 
 
 def stratified(split: Split, held_out: int, seed: int) -> tuple[Split, Split]:
-    """Two splits, the second of `held_out` rows, the classes in equal shares in both."""
-    counts = torch.bincount(split.labels)
+    """Two splits, the second of `held_out` rows, the classes in equal shares in both; numbers as they come."""
+    classes = split.labels.numpy() if split.labels.ndim == 1 else None
+    counts = torch.bincount(split.labels) if classes is not None else torch.tensor([len(split)])
     counts = counts[counts > 0]
     if counts.min() < 2 or not len(counts) <= held_out <= len(split) - len(counts):
         raise InputError(
             f"cannot hold out {held_out} of {len(split)} images of {len(counts)} classes, the smallest of "
             f"{int(counts.min())}: give more images, or a validation set"
         )
-    rest, held = train_test_split(
-        np.arange(len(split)), test_size=held_out, random_state=seed, stratify=split.labels.numpy()
-    )
-    return split.take(torch.from_numpy(np.sort(rest))), split.take(torch.from_numpy(np.sort(held)))
+    rest, held = train_test_split(np.arange(len(split)), test_size=held_out, random_state=seed, stratify=classes)
+    return split.only(torch.from_numpy(np.sort(rest))), split.only(torch.from_numpy(np.sort(held)))
 
 
 def read_idx(path: Path) -> np.ndarray:

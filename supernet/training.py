@@ -4,101 +4,110 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from ..errors import FaultError, InputError, unknown_name
+from ..errors import FaultError, InputError
 from ..progress import Progress, silent
-from .checkpoint import append_metrics, load_checkpoint, read_metrics, save_checkpoint
-from .data import Data, training_batches
+from .averaging import Average
+from .batches import prepared, steps_per_epoch, training_batches
+from .checkpoint import Stateful, append_metrics, load_checkpoint, read_metrics, save_checkpoint
+from .data import Data
 from .evaluation import probe_accuracy
 from .memory import keep_freed_memory
+from .metrics import TASKS
+from .ranks import ALONE, Ranks
 from .sampling import SAMPLING, Pass
+from .settings import TrainSettings
 from .space import Arch
 from .supernet import Supernet
 
-LARGEST = 1e30  # beyond it, a setting alone takes weights out of the range of float32
+TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-@dataclass(frozen=True)
-class TrainSettings:
-    """How a supernet is trained: SGD with linear warm-up, then a cosine to zero; on shifted and mirrored images.
-
-    Without `augment` images are taken as they are: what has few epochs left is better refined on those (He et al.
-    2019, https://arxiv.org/abs/1909.09148).
-    """
-
-    epochs: int = 30
-    batch: int = 32
-    lr: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 4e-5
-    label_smoothing: float = 0.1
-    clip_norm: float = 5.0
-    warmup: float = 0.05
-    sampling: str = "uniform"
-    augment: bool = True
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.sampling not in SAMPLING:
-            raise unknown_name("sampling", self.sampling, SAMPLING)
-        for name in ("epochs", "batch", "lr", "clip_norm"):
-            if not 0 < getattr(self, name) <= LARGEST:
-                raise InputError(f"{name}={getattr(self, name)} must be positive, and at most {LARGEST:g}")
-
-
-def train(supernet: Supernet, data: Data, settings: TrainSettings, run: Path, progress: Progress = silent) -> None:
+def train(
+    supernet: Supernet,
+    data: Data,
+    settings: TrainSettings,
+    run: Path,
+    progress: Progress = silent,
+    ranks: Ranks = ALONE,
+    workers: int = 0,
+) -> None:
     """Train from the last checkpoint in the folder `run`, or from the start, to the last epoch.
 
     Paths, order and augmentation are functions of (seed, step): a resumed training ends in the same weights.
-    A supernet of one architecture only takes that path at every step.
+    A supernet of one architecture only takes that path at every step. Of each batch a rank takes every `world`-th of
+    the `settings.accumulate` parts: gradients are summed over parts and ranks alike, and are those of the path alone.
+    `workers` processes prepare the images ahead.
     """
+    check_settings(settings, data, ranks)
     keep_freed_memory()
-    supernet.to(memory_format=torch.channels_last).train()
-    optimizer = make_optimizer(supernet, settings)
-    first_epoch = load_checkpoint(run, supernet, optimizer)
+    supernet.to(ranks.device).to(memory_format=torch.channels_last).train()
+    optimizer, average = make_optimizer(supernet, settings), Average(supernet, settings.ema)
+    scaler = torch.amp.GradScaler(ranks.device.type, enabled=settings.precision == "fp16")
+    kept: dict[str, Stateful] = {"model": supernet, "optimizer": optimizer, "average": average, "scaler": scaler}
+    first_epoch = load_checkpoint(run, kept)
     read_metrics(run)  # damaged, it is an error now and not after an epoch
-    steps = steps_per_epoch(data, settings)
-    draw = SAMPLING[settings.sampling]
+    steps, task, draw = steps_per_epoch(data, settings), TASKS[data.task], SAMPLING[settings.sampling]
+    mine = ranks.share(range(settings.accumulate))
+    batches = training_batches(data, settings, first_epoch * steps, mine, workers)
+    half = torch.autocast(ranks.device.type, TYPES[settings.precision], enabled=settings.precision != "fp32")
     for epoch in range(first_epoch, settings.epochs):
         started, total_loss = time.perf_counter(), 0.0
-        batches = training_batches(data, settings.batch, settings.seed, epoch, settings.augment)
-        for i, (images, labels) in enumerate(batches):
-            step = epoch * steps + i
+        for step in range(epoch * steps, (epoch + 1) * steps):
             set_learning_rate(optimizer, settings, (step + 0.5) / (settings.epochs * steps))
             optimizer.zero_grad(set_to_none=True)
             alone = None if supernet.only is None else [Pass(supernet.only)]
-            passes, outputs = alone or draw(supernet.space, settings.seed, step), list[torch.Tensor]()
-            for one in passes:
-                logits = supernet(images, one.arch)  # (B, classes)
-                if one.teacher is None:
-                    loss = F.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
-                else:
-                    loss = F.cross_entropy(logits, outputs[one.teacher].softmax(1))
-                loss.backward()
-                outputs.append(logits.detach())
-                total_loss += check_finite("loss", loss.item(), epoch, step, one.arch) / len(passes)
+            passes = alone or draw(supernet.space, settings.seed, step)
+            for part in next(batches):
+                images, labels = prepared(part, data, settings, step, ranks.device)
+                outputs = list[torch.Tensor]()
+                for one in passes:
+                    with half:
+                        output = supernet(images, one.arch).float()  # (B, classes)
+                    if one.teacher is None:
+                        loss = task.loss(output, labels, settings.label_smoothing)
+                    else:
+                        loss = task.loss(output, task.imitation(outputs[one.teacher]), 0.0)
+                    scaler.scale(loss / settings.accumulate).backward()
+                    outputs.append(output.detach())
+                    total_loss += check_finite("loss", loss.item(), epoch, step, one.arch) / len(passes) / len(mine)
+            ranks.sum_([weight.grad for weight in supernet.parameters() if weight.grad is not None])
+            scaler.unscale_(optimizer)
             norm = nn.utils.clip_grad_norm_(supernet.parameters(), settings.clip_norm)
-            check_finite("gradient", norm.item(), epoch, step, one.arch)  # before it spoils weights that are kept
-            optimizer.step()
-            speed = (i + 1) * settings.batch / (time.perf_counter() - started)
-            progress(step + 1, settings.epochs * steps, f"{speed:.0f} images/s, loss {total_loss / (i + 1):.3f}")
-        seconds = time.perf_counter() - started
-        val_accuracy = probe_accuracy(supernet, data, settings.seed)
-        append_metrics(run, epoch + 1, loss=total_loss / steps, val_accuracy=val_accuracy, seconds=seconds)
-        save_checkpoint(run, supernet, optimizer, epoch + 1)  # last: a kill in between repeats the epoch
+            if not scaler.is_enabled():  # it leaves out steps of infinite gradients by itself
+                check_finite("gradient", norm.item(), epoch, step, one.arch)  # before it spoils weights that are kept
+            scaler.step(optimizer)
+            scaler.update()
+            average.update(supernet)
+            done = step + 1 - epoch * steps
+            speed = done * settings.batch / (time.perf_counter() - started)
+            progress(step + 1, settings.epochs * steps, f"{speed:.0f} images/s, loss {total_loss / done:.3f}")
+        seconds, loss_of_all = time.perf_counter() - started, sum(ranks.gather(total_loss)) / ranks.world / steps
+        average.swap(supernet)
+        val_accuracy = probe_accuracy(supernet, data, settings.seed, ranks=ranks)
+        average.swap(supernet)
+        if ranks.first:
+            append_metrics(run, epoch + 1, loss=loss_of_all, val_accuracy=val_accuracy, seconds=seconds)
+            save_checkpoint(run, kept, epoch + 1)  # last: a kill in between repeats the epoch
+    average.swap(supernet)  # it is what the run holds
+    ranks.wait()
 
 
-def steps_per_epoch(data: Data, settings: TrainSettings) -> int:
-    """Whole batches in the training images; InputError where there is none."""
-    if len(data.train) < settings.batch:
-        raise InputError(f"{data.spec} has {len(data.train)} training images, fewer than a batch of {settings.batch}")
-    return len(data.train) // settings.batch
+def check_settings(settings: TrainSettings, data: Data, ranks: Ranks) -> None:
+    """InputError where these settings can't be for this device, this task or so many processes."""
+    if settings.precision == "fp16" and ranks.device.type == "cpu":
+        raise InputError("--precision fp16 needs a GPU: bf16 works on both")
+    if settings.accumulate % ranks.world:
+        raise InputError(
+            f"{ranks.world} processes can't share the {settings.accumulate} parts of a batch: "
+            f"--accumulate must be a multiple of {ranks.world}"
+        )
+    if data.task != "classification" and (settings.mixup or settings.cutmix):
+        raise InputError(f"mixup and cutmix mix classes, and {data.spec} is {data.task}: leave them out")
 
 
 def make_optimizer(supernet: nn.Module, settings: TrainSettings) -> torch.optim.SGD:

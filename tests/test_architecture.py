@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NOT_PACKAGED = {"tests", "benchmarks", "docs", "scripts", "build", "dist"}
 EVERYWHERE = {"errors", "files", "names", "progress"}
 FOLDERS = {"supernet", "devices", "latency", "search", "export", "report"}
-PACKAGES = {"workflows", *FOLDERS}
+PACKAGES = {"cli", "workflows", *FOLDERS}
 MAY_IMPORT = {
     "supernet": set(),
     "devices": set(),
@@ -29,7 +29,8 @@ MAY_IMPORT = {
     "workflows": FOLDERS,
     "listing": FOLDERS,
     "demo": {"workflows", *FOLDERS},
-    "__main__": {"workflows", "demo", "exits", "listing"},
+    "cli": {"workflows", "demo", "listing"},
+    "__main__": {"cli", "exits"},
     "__init__": FOLDERS,
 }
 

@@ -1,11 +1,13 @@
 """One function per command, for programs too: the only place that ties the folders together."""
 
 from ..supernet import TrainSettings
+from ..supernet.ranks import joined
+from .evaluating import STORE
 from .exporting import export
 from .profiling import profile, validate
 from .ranking import RankReport, rank
 from .runs import last_metrics, run_data
-from .searching import STORE, Searched, search
+from .searching import Searched, search
 from .training import finetune, train
 
 __all__ = [
@@ -15,6 +17,7 @@ __all__ = [
     "TrainSettings",
     "export",
     "finetune",
+    "joined",
     "last_metrics",
     "profile",
     "rank",

@@ -22,10 +22,14 @@ from ..supernet import Data, Run, SearchSpace, Supernet, TrainSettings, load_run
 from ..supernet.checkpoint import weights_fingerprint
 from ..supernet.cost import analytic_cost, flops
 from ..supernet.evaluation import accuracy, bn_images, calibrated_subnet
+from ..supernet.metrics import METRICS
 from ..supernet.ranking import Ranking, ranking
+from ..supernet.ranks import ALONE as ONE_PROCESS
+from ..supernet.ranks import Ranks
 from ..supernet.space import Arch
+from .evaluating import STORE, Evaluator
 from .runs import run_data
-from .searching import STORE, load_tables, stored_accuracy
+from .searching import load_tables
 from .training import supernet_settings, train_run
 
 VERSION = 1
@@ -72,12 +76,14 @@ def rank(
     epochs: int | None = None,
     seed: int = 0,
     progress: Progress = silent,
+    ranks: Ranks = ONE_PROCESS,
 ) -> RankReport:
     """Rank networks of a run's supernet against the `truth`, a CSV, or against `nets` networks trained alone.
 
     These are spread over the range of multiply-accumulates, and trained as the supernet was (`epochs` apart), `again`
     of them with a second seed too. They lie in the run and are trained once: an interrupted ranking goes on where it
-    was. Their accuracy is of test images. `out` gets the report, with its picture and the truth beside it.
+    was. Their accuracy is of test images. `out` gets the report, with its picture and the truth beside it. All `ranks`
+    call it alike: each trains and evaluates some of the networks, rank 0 does the rest.
     """
     if (nets is None) == (truth is None):
         raise InputError("give either --nets, to train networks alone, or --truth, a CSV of what they reach")
@@ -93,12 +99,20 @@ def rank(
     else:
         archs = spread(space, analytic_cost(space, "flops"), nets or 0, seed)
         twice = round(AGAIN * len(archs)) if again is None else again
-        known = trained_alone(trained, space, data, archs, twice, epochs, progress)
+        known = trained_alone(trained, space, data, archs, twice, epochs, progress, ranks)
     if len(known.accuracy) < LEAST:
         raise InputError(f"{len(known.accuracy)} networks tell no ranking: at least {LEAST} are needed")
-    report = ranked(run, trained, supernet, data, known, next(iter(tables.values()), None), progress)
+    evaluator = Evaluator(trained, supernet, data, weights_fingerprint(supernet), ranks)
+    supernet.to(ranks.device)
+    if not ranks.first:
+        evaluator.serve()
+        said: RankReport = ranks.broadcast(None)
+        return said
+    with evaluator.helped():
+        report = ranked(evaluator, known, next(iter(tables.values()), None), progress)
     if out is not None:
         save(report, known, out)
+    ranks.broadcast(report)
     return report
 
 
@@ -138,70 +152,76 @@ def trained_alone(
     again: int,
     epochs: int | None,
     progress: Progress,
+    ranks: Ranks,
 ) -> Truth:
-    """Each network trained from scratch, the first seed for all, then a second for `again` of them, spread evenly."""
+    """Each network trained from scratch, the first seed for all, then a second for `again` of them, spread evenly.
+
+    Each rank trains some of them, by itself, on its device.
+    """
     settings = TrainSettings(**supernet_settings(origin))
     settings = replace(settings, sampling="uniform", epochs=epochs or settings.epochs)
     rows = np.linspace(0, len(archs) - 1, min(again, len(archs))).round().astype(int).tolist()
     jobs = [(arch, settings.seed) for arch in archs] + [(archs[i], settings.seed + 1) for i in rows]
-    reached = []
-    for number, (arch, seed) in enumerate(jobs):
+    reached = torch.zeros(len(jobs), dtype=torch.float64)
+    for number in ranks.share(range(len(jobs))):
+        arch, seed = jobs[number]
 
         def part(done: float, total: float, words: str, number: int = number) -> None:
             progress(number + done / total, len(jobs), f"network {number + 1} of {len(jobs)}: {words}")
 
-        reached.append(alone(origin, space, data, arch, replace(settings, seed=seed), part))
-    first = dict(zip([arch for arch, _ in jobs[: len(archs)]], reached[: len(archs)], strict=True))
-    second = dict(zip([arch for arch, _ in jobs[len(archs) :]], reached[len(archs) :], strict=True))
+        reached[number] = alone(origin, space, data, arch, replace(settings, seed=seed), part, ranks.device)
+    ranks.sum_([reached])
+    values = reached.tolist()
+    first = dict(zip([arch for arch, _ in jobs[: len(archs)]], values[: len(archs)], strict=True))
+    second = dict(zip([arch for arch, _ in jobs[len(archs) :]], values[len(archs) :], strict=True))
     return Truth(first, second)
 
 
 def alone(
-    origin: Run, space: SearchSpace, data: Data, arch: Arch, settings: TrainSettings, progress: Progress
+    origin: Run,
+    space: SearchSpace,
+    data: Data,
+    arch: Arch,
+    settings: TrainSettings,
+    progress: Progress,
+    device: torch.device,
 ) -> float:
     """Test accuracy of one network trained from scratch, in a folder of its own within the run."""
     folder = origin.folder / ALONE / f"{'-'.join(map(str, arch))}-seed{settings.seed}-{settings.epochs}epochs"
     run = replace(origin, folder=folder, train=asdict(settings), arch=arch, start=None)
     torch.manual_seed(settings.seed)
     network = Supernet(space, origin.sharing, only=arch)
-    train_run(run, network, data, settings, resume=True, progress=progress)
+    train_run(run, network, data, settings, resume=True, progress=progress, ranks=Ranks(device=device))
     return accuracy(calibrated_subnet(network, arch, bn_images(data, settings.seed)), data, data.test)
 
 
-def ranked(
-    folder: Path,
-    run: Run,
-    supernet: Supernet,
-    data: Data,
-    known: Truth,
-    table: LatencyTable | None,
-    progress: Progress,
-) -> RankReport:
+def ranked(evaluator: Evaluator, known: Truth, table: LatencyTable | None, progress: Progress) -> RankReport:
     """All rankings of the networks whose truth is known; bands are of latency where there is a table."""
-    space, archs = supernet.space, list(known.accuracy)
+    supernet, data = evaluator.supernet, evaluator.data
+    space, archs, better = supernet.space, list(known.accuracy), METRICS[data.metric].direction
     truth = np.array([known.accuracy[arch] for arch in archs])
     sizes = np.array([flops(space, arch) for arch in archs], dtype=float)
     costs = sizes if table is None else table.predict_many(archs)
     inherited, plain = [], []
-    with EvaluationStore(folder / STORE) as store:
-        weights = weights_fingerprint(supernet)
-        for number, value in enumerate(stored_accuracy(store, run, supernet, data, weights)(archs), 1):
+    with EvaluationStore(evaluator.run.folder / STORE) as store:
+        for number, value in enumerate(evaluator.stored(store)(archs), 1):
             progress(number, len(archs), "accuracy with inherited weights")
             inherited.append(value)
     for number, arch in enumerate(archs, 1):
         progress(number, len(archs), "the same without batch norms of their own")
         plain.append(accuracy(supernet.subnet(arch).eval(), data, data.val))
     both = [i for i, arch in enumerate(archs) if arch in known.again]
-    second = [known.again[archs[i]] for i in both]
+    second = np.array([known.again[archs[i]] for i in both])
     columns = {"accuracy": truth, "inherited": inherited, "without_bn": plain, "flops": sizes, "cost": costs}
+    goal = better * truth  # the larger the better, as figures must be
     return RankReport(
         nets=len(archs),
         cost="flops" if table is None else table.name,
         metric=data.metric,
-        supernet=ranking(inherited, truth, costs),
-        without_bn=ranking(plain, truth, costs),
-        flops=ranking(sizes, truth, costs),
-        ceiling=ranking(second, truth[both], costs[both]) if len(both) >= LEAST else None,
+        supernet=ranking(better * np.array(inherited), goal, costs),
+        without_bn=ranking(better * np.array(plain), goal, costs),
+        flops=ranking(sizes, goal, costs),
+        ceiling=ranking(better * second, goal[both], costs[both]) if len(both) >= LEAST else None,
         networks=tuple(
             {"arch": arch, **dict(zip(columns, map(float, row), strict=True))}
             for arch, row in zip(archs, zip(*columns.values(), strict=True), strict=True)

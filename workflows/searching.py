@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import FaultError, InputError
-from ..files import check_target, digest
+from ..files import check_target
 from ..latency import LatencyTable, analytic_cost
 from ..latency.anchors import FEW, anchors_of
 from ..progress import Progress, silent, unheard
@@ -20,15 +20,15 @@ from ..search import Evaluation, EvaluationStore, Problem, SearchResult, StoredA
 from ..search import search as run_search
 from ..search.found import Found
 from ..search.limits import parse_limits
-from ..supernet import Data, Run, SearchSpace, Supernet, load_run, load_supernet
+from ..supernet import Data, SearchSpace, load_run, load_supernet
 from ..supernet.additive import additive
 from ..supernet.checkpoint import weights_fingerprint
 from ..supernet.cost import COSTS
-from ..supernet.evaluation import METHOD, bn_images, inherited_accuracies
+from ..supernet.metrics import METRICS, check_metric
+from ..supernet.ranks import ALONE, Ranks
 from ..supernet.space import Arch
+from .evaluating import STORE, Evaluator
 from .runs import run_data
-
-STORE = "evaluations.sqlite"
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,15 @@ def search(
     budget: int = 200,
     seed: int = 0,
     pareto: str | None = None,
+    metric: str | None = None,
     progress: Progress = silent,
     note: Callable[[str], None] = unheard,
+    ranks: Ranks = ALONE,
 ) -> Searched:
-    """Find the most accurate architecture of a run's supernet within the limits; write it to `out`.
+    """Find the architecture of a run's supernet that is best within the limits; write it to `out`.
 
-    A latency limit holds for the upper end of the predicted interval.
+    Best by `metric`, without one by that of the data. A latency limit holds for the upper end of the predicted
+    interval. All `ranks` call it alike: each evaluates some of the candidates, rank 0 does the rest.
     """
     check_target(out, "found")
     wanted = parse_limits(limits)
@@ -65,16 +68,22 @@ def search(
     by_name = timed | statistics_of(timed, [*wanted, *([pareto] if pareto else [])])
     costs = search_costs(supernet.space, by_name, wanted, pareto, loaded.keys() - timed.keys())
     runs = {f"{name}.rejected": rejection_cost(table) for name, table in loaded.items() if table.rejected}
-    data, weights = run_data(trained, supernet.space), weights_fingerprint(supernet)
-    with EvaluationStore(run / STORE) as store:
-        accuracy = stored_accuracy(store, trained, supernet, data, weights)
-        problem = Problem(supernet.space, accuracy, costs | runs, wanted | dict.fromkeys(runs, 0.5))
-        result = run_search(problem, strategy, budget, seed, _search_progress(progress))
+    data, weights = objective(run_data(trained, supernet.space), metric), weights_fingerprint(supernet)
+    evaluator = Evaluator(trained, supernet.to(ranks.device), data, weights, ranks)
+    if not ranks.first:
+        evaluator.serve()
+        searched: Searched = ranks.broadcast(None)
+        return searched
+    better = METRICS[data.metric].direction
+    with EvaluationStore(run / STORE) as store, evaluator.helped():
+        accuracy = evaluator.stored(store)
+        problem = Problem(supernet.space, directed(accuracy, better), costs | runs, wanted | dict.fromkeys(runs, 0.5))
+        result = run_search(problem, strategy, budget, seed, _search_progress(progress, data.metric, better))
     for name, table in by_name.items():
         warn_of(name, table, note)
     check_sums(result.best, supernet.space, loaded | by_name)
     found = Found(
-        **_described(result, supernet.space, by_name, pareto),
+        **_described(result, supernet.space, by_name, pareto, better),
         limits=wanted,
         data=data.spec,
         metric=data.metric,
@@ -86,31 +95,37 @@ def search(
         seed=seed,
     )
     found.save(out)
+    ranks.broadcast(Searched(found, result))
     return Searched(found, result)
 
 
-def stored_accuracy(store: EvaluationStore, run: Run, supernet: Supernet, data: Data, weights: str) -> StoredAccuracy:
-    """Inherited accuracy that remembers every evaluation, by all that it depends on."""
-    seen = run.train["seed"]
-    images = bn_images(data, seen)
-    key = digest(weights, run.data["fingerprint"], run.space["fingerprint"], seen, METHOD)
-    return StoredAccuracy(store, key, lambda archs: inherited_accuracies(supernet, data, archs, images))
+def objective(data: Data, metric: str | None) -> Data:
+    """The data with another metric; InputError where it is none of their task."""
+    if metric is None:
+        return data
+    check_metric(data.task, metric, data.spec)
+    return replace(data, metric=metric)
+
+
+def directed(accuracy: StoredAccuracy, better: int) -> Callable[[Any], Iterator[float]]:
+    """What a search makes as large as it can: the metric, or its negative where less is better."""
+    return lambda archs: (better * value for value in accuracy(archs))
 
 
 def _described(
-    result: SearchResult, space: SearchSpace, tables: Mapping[str, LatencyTable], pareto: str | None
+    result: SearchResult, space: SearchSpace, tables: Mapping[str, LatencyTable], pareto: str | None, better: int
 ) -> dict[str, Any]:
-    """What a FOUND.json says of the best network and of the search itself."""
+    """What a FOUND.json says of the best network and of the search itself; accuracies in the metric's own sign."""
     best = result.best
     return {
         "arch": best.arch,
         "description": tuple(str(node.layer) for node in space.graph(best.arch)),
-        "accuracy": best.accuracy,
+        "accuracy": better * best.accuracy,
         **_predicted(best.arch, space, tables),
         "space": space.spec,
         "evaluations": len(result.history),
         "seconds": result.seconds,
-        "front": _front(result, pareto, space, tables) if pareto else (),
+        "front": _front(result, pareto, space, tables, better) if pareto else (),
     }
 
 
@@ -220,15 +235,14 @@ def _predicted(arch: Arch, space: SearchSpace, tables: Mapping[str, LatencyTable
 
 
 def _front(
-    result: SearchResult, name: str, space: SearchSpace, tables: Mapping[str, LatencyTable]
+    result: SearchResult, name: str, space: SearchSpace, tables: Mapping[str, LatencyTable], better: int
 ) -> tuple[dict[str, Any], ...]:
-    return tuple(
-        {"arch": e.arch, "accuracy": e.accuracy, **_predicted(e.arch, space, tables)} for e in result.pareto(name)
-    )
+    front = result.pareto(name)
+    return tuple({"arch": e.arch, "accuracy": better * e.accuracy, **_predicted(e.arch, space, tables)} for e in front)
 
 
-def _search_progress(progress: Progress) -> Callable[[int, int, Evaluation | None], None]:
+def _search_progress(progress: Progress, metric: str, better: int) -> Callable[[int, int, Evaluation | None], None]:
     def report(done: int, total: int, best: Evaluation | None) -> None:
-        progress(done, total, f"best accuracy {best.accuracy:.4f}" if best else "")
+        progress(done, total, f"best {metric} {better * best.accuracy:.4f}" if best else "")
 
     return report

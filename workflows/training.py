@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..errors import InputError
+from ..errors import FaultError, InputError
 from ..files import check_target, exclusive
 from ..progress import Progress, silent, unheard
 from ..search.found import Found
 from ..supernet import Data, Run, SearchSpace, Supernet, TrainSettings, load_data, load_run, load_space
 from ..supernet import train as train_supernet
+from ..supernet.batches import steps_per_epoch
 from ..supernet.checkpoint import CHECKPOINT, RUN, weights_fingerprint
 from ..supernet.data import data_record
 from ..supernet.evaluation import bn_images, inherited_accuracies
 from ..supernet.pretrained import initialise_from
+from ..supernet.ranks import ALONE, Ranks, attempt
 from ..supernet.spaces import space_record
-from ..supernet.training import steps_per_epoch
+from ..supernet.training import check_settings
 from .runs import check_same, run_data, run_of, supernet_of
 
 FOUND = "found.json"
@@ -38,21 +41,26 @@ def train(
     resume: bool = False,
     progress: Progress = silent,
     note: Callable[[str], None] = unheard,
+    ranks: Ranks = ALONE,
+    workers: int = 0,
 ) -> Run:
     """Train a supernet of `space` on `data` into the folder `out`; with `resume` go on from its checkpoint.
 
     `init_from` names a pretrained network whose weights it starts with: `torchvision:NAME`, or a file of torch;
-    `note` is told which layers do.
+    `note` is told which layers do. All `ranks` call it alike, rank 0 writes; what torchrun has started anew goes on
+    without being told. `workers` processes prepare the images of each rank.
     """
     check_target(out / RUN)
     loaded = load_space(space)
-    images = load_data(resolved(data), loaded, settings.seed, data_dir)
+    with ranks.first_alone():
+        images = load_data(resolved(data), loaded, settings.seed, data_dir)
     torch.manual_seed(settings.seed)
     supernet = Supernet(loaded, sharing)
-    start = begin_from(supernet, init_from, out, note) if init_from else None
+    with ranks.first_alone() if init_from else nullcontext():
+        start = begin_from(supernet, init_from, out, note) if init_from else None
     folder = str(data_dir.resolve()) if data_dir else None
     run = Run(out, space_record(loaded), data_record(images), folder, sharing, asdict(settings), start=start)
-    train_run(run, supernet, images, settings, resume, progress)
+    train_run(run, supernet, images, settings, resume, progress, ranks, workers)
     return run
 
 
@@ -71,17 +79,35 @@ def begin_from(supernet: Supernet, source: str, out: Path, note: Callable[[str],
 
 
 def train_run(
-    run: Run, supernet: Supernet, data: Data, settings: TrainSettings, resume: bool, progress: Progress
+    run: Run,
+    supernet: Supernet,
+    data: Data,
+    settings: TrainSettings,
+    resume: bool,
+    progress: Progress,
+    ranks: Ranks = ALONE,
+    workers: int = 0,
 ) -> None:
     """Train into the run's folder: from the start, or with `resume` on from where the same training stopped."""
     steps_per_epoch(data, settings)
-    with exclusive(run.folder):
-        if not (run.folder / CHECKPOINT).exists():  # a run without a finished epoch has nothing to lose
-            run.save()
-        elif not resume:
-            raise InputError(f"{run.folder} holds a run already: add --resume to continue it, or name another folder")
+    check_settings(settings, data, ranks)
+    with exclusive(run.folder) if ranks.first else nullcontext():
+        if ranks.first:
+            if not (run.folder / CHECKPOINT).exists():  # a run without a finished epoch has nothing to lose
+                run.save()
+            elif not (resume or attempt()):
+                raise InputError(
+                    f"{run.folder} holds a run already: add --resume to continue it, or name another folder"
+                )
+        ranks.wait()
         check_same(load_run(run.folder), run)
-        train_supernet(supernet, data, settings, run.folder, progress)
+        try:
+            train_supernet(supernet, data, settings, run.folder, progress, ranks, workers)
+        except torch.OutOfMemoryError as error:
+            raise FaultError(
+                f"the GPU has too little memory for {settings.batch // settings.accumulate} images at a time: "
+                f"train anew with --accumulate {2 * settings.accumulate}, or a smaller --batch"
+            ) from error
 
 
 def resolved(data: str) -> str:
@@ -94,26 +120,26 @@ def finetune(
     out: Path,
     data: str | None = None,
     data_dir: Path | None = None,
-    epochs: int | None = None,
-    batch: int | None = None,
-    lr: float | None = None,
-    augment: bool | None = None,
     from_scratch: bool = False,
     resume: bool = False,
     progress: Progress = silent,
+    ranks: Ranks = ALONE,
+    workers: int = 0,
+    **given: Any,
 ) -> Found:
     """Train the one network of a FOUND.json on, or `from_scratch`, into the folder `out`; writes found.json there.
 
-    What is not given is as in the training of the supernet, the split of the data always; fine-tuning takes
-    few epochs, on images that are not augmented.
+    `given` are fields of `TrainSettings`; what is not given is as in the training of the supernet, the split of the
+    data always. Fine-tuning takes few epochs, on images that are not augmented.
     """
     check_target(out / RUN)
     check_target(out / FOUND, "found")
     found = Found.load(found_file)
     origin = run_of(found, found_file)
     space = origin.load_space()
-    settings = finetune_settings(origin, from_scratch, {"epochs": epochs, "batch": batch, "lr": lr, "augment": augment})
-    images, folder = finetune_data(origin, space, data, data_dir)
+    settings = finetune_settings(origin, from_scratch, {"accumulate": ranks.world, **given})
+    with ranks.first_alone():
+        images, folder = finetune_data(origin, space, data, data_dir)
     torch.manual_seed(settings.seed)
     network, start = Supernet(space, origin.sharing, only=found.arch), None
     if not from_scratch:
@@ -121,9 +147,10 @@ def finetune(
         start = {"source": found.run, "fingerprint": found.weights, "train": supernet_settings(origin)}
     record = data_record(images)
     run = Run(out, origin.space, record, folder, origin.sharing, asdict(settings), arch=found.arch, start=start)
-    train_run(run, network, images, settings, resume, progress)
+    train_run(run, network, images, settings, resume, progress, ranks, workers)
     tuned = evaluated(found, run, network, images)
-    tuned.save(out / FOUND)
+    if ranks.first:
+        tuned.save(out / FOUND)
     return tuned
 
 
@@ -145,7 +172,7 @@ def finetune_settings(origin: Run, from_scratch: bool, given: dict[str, Any]) ->
     """The supernet's settings, for fine-tuning fewer epochs on images as they are, and what was given."""
     settings = TrainSettings(**supernet_settings(origin))
     if not from_scratch:
-        settings = replace(settings, epochs=FINETUNE_EPOCHS, augment=False)
+        settings = replace(settings, epochs=FINETUNE_EPOCHS, augment=False, randaugment=0, mixup=0.0, cutmix=0.0)
     return replace(settings, **{name: value for name, value in given.items() if value is not None})
 
 

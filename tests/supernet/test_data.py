@@ -12,7 +12,6 @@ import torch
 
 from hwnas.errors import InputError
 from hwnas.supernet import ChainSpace, Data, load_data, load_space
-from hwnas.supernet.data import augment, training_batches
 from hwnas.supernet.sources import read_idx
 
 
@@ -73,76 +72,6 @@ def test_grey_images_fill_all_channels() -> None:
 def test_data_that_do_not_fit_are_named(spec: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         load_data(spec, load_space("mobilenet:size=8,channels=1,classes=7,widths=4,depths=1"))
-
-
-# ---- augmentation
-
-
-def pictures(count: int, channels: int, size: int) -> torch.Tensor:
-    """No two pixels alike, none 0."""
-    return torch.arange(1, count * channels * size**2 + 1, dtype=torch.int32).view(count, channels, size, size)
-
-
-def shifted(picture: torch.Tensor, down: int, right: int) -> torch.Tensor:
-    """By a loop: what was at (y, x) is at (y + down, x + right)."""
-    moved, size = torch.zeros_like(picture), picture.shape[-1]
-    for y in range(size):
-        for x in range(size):
-            if 0 <= y - down < size and 0 <= x - right < size:
-                moved[:, y, x] = picture[:, y - down, x - right]
-    return moved
-
-
-def possible(picture: torch.Tensor, pad: int, flip: bool) -> dict[bytes, tuple[int, int, bool]]:
-    steps = range(-pad, pad + 1)
-    return {
-        (moved.flip(-1) if mirrored else moved).numpy().tobytes(): (down, right, mirrored)
-        for down in steps
-        for right in steps
-        for moved in [shifted(picture, down, right)]
-        for mirrored in ([False, True] if flip else [False])
-    }
-
-
-@pytest.mark.parametrize("flip", [False, True])
-def test_augmentation_shifts_by_an_eighth_and_mirrors_when_told(flip: bool) -> None:
-    images = pictures(1, 2, 16).expand(1500, -1, -1, -1).contiguous()
-    known = possible(images[0], 2, flip)
-    found = [known[row] for row in rows(augment(images, flip, torch.Generator().manual_seed(0)).contiguous())]
-    assert set(found) == set(known.values())  # all 25 shifts, each mirrored or not: none further
-    assert np.mean([mirrored for *_, mirrored in found]) == pytest.approx(0.5 * flip, abs=0.05)
-
-
-def test_each_image_has_a_shift_of_its_own() -> None:
-    images = pictures(40, 1, 16)
-    moved = augment(images, False, torch.Generator().manual_seed(0)).contiguous()
-    found = [possible(image, 2, False)[row] for image, row in zip(images, rows(moved), strict=True)]
-    assert len(set(found)) > 10
-
-
-def test_batches_are_a_function_of_seed_and_epoch(digits: Data) -> None:
-    def first(seed: int, epoch: int) -> torch.Tensor:
-        return next(training_batches(digits, 16, seed, epoch))[0]
-
-    assert torch.equal(first(3, 2), first(3, 2))
-    assert not torch.equal(first(3, 2), first(3, 3))
-    assert not torch.equal(first(3, 2), first(4, 2))
-
-
-def test_an_epoch_visits_every_image_once_in_whole_batches(digits: Data) -> None:
-    batches = list(training_batches(digits, 49, 0, 0))
-    assert [len(labels) for _, labels in batches] == [49] * 22
-    labels = torch.cat([labels for _, labels in batches])
-    assert torch.equal(torch.bincount(labels), torch.bincount(digits.train.labels))
-
-
-def test_without_augmentation_images_are_as_they_are(digits: Data) -> None:
-    images, labels = next(training_batches(digits, 16, 0, 0, augmented=False))
-    augmented, same = next(training_batches(digits, 16, 0, 0))
-    assert torch.equal(labels, same)
-    assert not torch.equal(images, augmented)
-    originals = {row.tobytes() for row in digits.normalise(digits.train.images).numpy()}
-    assert all(row.tobytes() in originals for row in images.contiguous().numpy())
 
 
 # ---- idx files

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from hwnas.errors import FaultError, InputError, MismatchError
@@ -14,6 +15,7 @@ from hwnas.supernet import (
     Arch,
     ChainSpace,
     Data,
+    Ranks,
     Run,
     Supernet,
     TrainSettings,
@@ -23,8 +25,8 @@ from hwnas.supernet import (
     train,
 )
 from hwnas.supernet.checkpoint import CHECKPOINT, load_checkpoint, read_metrics, save_checkpoint, weights_fingerprint
-from hwnas.supernet.data import Split
 from hwnas.supernet.sampling import SAMPLING, Pass
+from hwnas.supernet.sources import Split
 from hwnas.supernet.spaces import space_record
 from hwnas.supernet.training import make_optimizer, set_learning_rate
 
@@ -105,7 +107,7 @@ def test_options_off_the_path_keep_their_weights(digits: Data, tmp_path: Path, m
     assert isinstance(space, ChainSpace)
     path: Arch = (1, 4)
     monkeypatch.setitem(SAMPLING, "uniform", lambda *_: [Pass(path)])
-    monkeypatch.setitem(train.__globals__, "probe_accuracy", lambda *_: 0.0)
+    monkeypatch.setitem(train.__globals__, "probe_accuracy", lambda *_, **__: 0.0)
     supernet = new(space, "blocks")
     before = {name: tensor.clone() for name, tensor in supernet.state_dict().items()}
     train(supernet, small(digits), TrainSettings(epochs=1), tmp_path)
@@ -133,6 +135,12 @@ def test_a_loss_that_is_no_number_names_step_and_path(tiny: ChainSpace, digits: 
         ({"epochs": 0}, "epochs=0 must be positive"),
         ({"lr": -0.1}, "lr=-0.1 must be positive"),
         ({"sampling": "unform"}, "unknown sampling 'unform'; did you mean uniform?"),
+        ({"precision": "bf61"}, "unknown precision 'bf61'; did you mean bf16"),
+        ({"batch": 32, "accumulate": 5}, "a batch of 32 is no 5 parts of equal size"),
+        ({"batch": 32, "accumulate": 32}, "and 2 images at least"),
+        ({"ema": 1.0}, "ema=1.0 must be at least 0, and less than 1"),
+        ({"randaugment": 31}, "randaugment=31 must be at least 0, and less than 31"),
+        ({"mixup": -0.2}, "mixup=-0.2 must be at least 0"),
     ],
 )
 def test_settings_are_checked(settings: dict[str, object], message: str) -> None:
@@ -145,18 +153,111 @@ def test_a_batch_larger_than_the_data_is_named(tiny: ChainSpace, digits: Data, t
         train(new(tiny), small(digits), TrainSettings(batch=256), tmp_path)
 
 
+# ---- parts of a batch, averages, lower precision
+
+
+def one_step(data: Data, settings: TrainSettings, monkeypatch: pytest.MonkeyPatch, path: Path) -> Supernet:
+    """A network alone after a single step on the first batch."""
+    monkeypatch.setitem(train.__globals__, "steps_per_epoch", lambda *_: 1)
+    monkeypatch.setitem(train.__globals__, "probe_accuracy", lambda *_, **__: 0.0)
+    torch.manual_seed(0)
+    network = Supernet(load_space("mobilenet:size=16,channels=1,classes=10,stem=4,widths=4,depths=1,head=8"), only=(1,))
+    train(network, data, settings, path)
+    return network
+
+
+def test_gradients_of_parts_are_averaged(digits: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against plain torch: the gradient of two halves, each with batch norm statistics of its own, one step of SGD."""
+    settings = TrainSettings(epochs=1, batch=32, accumulate=2, augment=False, warmup=0, weight_decay=0, clip_norm=1e6)
+    trained = one_step(digits, settings, monkeypatch, tmp_path)
+    torch.manual_seed(0)
+    plain = Supernet(trained.space, only=(1,)).train()
+    order = torch.randperm(len(digits.train), generator=torch.Generator().manual_seed(0))[:32]
+    for half in order.chunk(2):
+        images, labels = digits.normalise(digits.train.images[half]), digits.train.labels[half]
+        (F.cross_entropy(plain(images, (1,)), labels, label_smoothing=0.1) / 2).backward()
+    for name, weight in plain.named_parameters():
+        expected = weight.detach() - 0.05 * weight.grad  # half of the rate, in the middle of the cosine
+        torch.testing.assert_close(trained.get_parameter(name).detach(), expected, atol=1e-6, rtol=1e-5)
+
+
+def test_an_average_of_weights_is_what_the_run_holds(tiny: ChainSpace, digits: Data, tmp_path: Path) -> None:
+    """Against a loop over the weights after each step; interrupted or not, in the same bits."""
+    data, settings = small(digits), TrainSettings(epochs=2, batch=64, seed=5, ema=0.8)
+    supernet, steps, expected = new(tiny), [0], dict[str, torch.Tensor]()
+
+    def follow(done: float, total: float, text: str) -> None:
+        steps[0] += 1
+        decay = min(0.8, (1 + steps[0]) / (10 + steps[0]))
+        for name, weight in supernet.named_parameters():
+            before = expected.get(name, start[name])
+            expected[name] = decay * before + (1 - decay) * weight.detach()
+
+    start = {name: weight.detach().clone() for name, weight in supernet.named_parameters()}
+    train(supernet, data, settings, tmp_path / "whole", follow)
+    for name, weight in supernet.named_parameters():
+        assert torch.allclose(weight, expected[name], atol=1e-6), name
+    plain = new(tiny)
+    train(plain, data, TrainSettings(epochs=2, batch=64, seed=5), tmp_path / "plain")
+    assert weights_fingerprint(plain) != weights_fingerprint(supernet)
+
+    def stop(done: float, total: float, text: str) -> None:
+        if done == total - 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(new(tiny), data, settings, tmp_path / "cut", stop)
+    second = new(tiny)
+    train(second, data, settings, tmp_path / "cut")
+    assert weights_fingerprint(second) == weights_fingerprint(supernet)
+
+
+def test_a_run_with_an_average_gives_it_back(tiny: ChainSpace, digits: Data, tmp_path: Path) -> None:
+    settings, supernet = TrainSettings(epochs=1, batch=64, ema=0.9), new(tiny)
+    Run(tmp_path, space_record(tiny), {"spec": "digits"}, None, "entangled", vars(settings)).save()
+    train(supernet, small(digits), settings, tmp_path)
+    assert weights_fingerprint(load_supernet(tmp_path)) == weights_fingerprint(supernet)
+
+
+def test_bfloat16_learns(digits: Data, tmp_path: Path) -> None:
+    space = load_space("mobilenet:size=16,channels=1,classes=10,stem=8,widths=8-16,depths=1-1,kernels=3-5,head=32")
+    assert isinstance(space, ChainSpace)
+    train(new(space), digits, TrainSettings(epochs=3, batch=32, precision="bf16"), tmp_path)
+    metrics = read_metrics(tmp_path)
+    assert metrics[-1]["loss"] < 0.8 * metrics[0]["loss"]
+
+
+def test_float16_needs_a_gpu(tiny: ChainSpace, digits: Data, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="fp16 needs a GPU: bf16 works on both"):
+        train(new(tiny), small(digits), TrainSettings(precision="fp16"), tmp_path)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_gpu_learns_in_each_precision(digits: Data, tmp_path: Path, precision: str) -> None:
+    space = load_space("mobilenet:size=16,channels=1,classes=10,stem=8,widths=8-16,depths=1-1,kernels=3-5,head=32")
+    assert isinstance(space, ChainSpace)
+    supernet, gpu = new(space), Ranks(device=torch.device("cuda", 0))
+    train(supernet, digits, TrainSettings(epochs=4, batch=32, precision=precision, ema=0.9), tmp_path, ranks=gpu)
+    metrics = read_metrics(tmp_path)
+    assert next(supernet.parameters()).is_cuda
+    assert metrics[-1]["loss"] < 0.8 * metrics[0]["loss"]
+    assert metrics[-1]["val_accuracy"] > 0.5
+
+
 # ---- what a run leaves
 
 
 def saved(space: ChainSpace, folder: Path) -> Supernet:
     supernet = new(space)
-    save_checkpoint(folder, supernet, make_optimizer(supernet, SETTINGS), epoch=2)
+    save_checkpoint(folder, {"model": supernet, "optimizer": make_optimizer(supernet, SETTINGS)}, epoch=2)
     return supernet
 
 
 def test_a_checkpoint_restores_weights_and_epoch(tiny: ChainSpace, tmp_path: Path) -> None:
     supernet, other = saved(tiny, tmp_path), Supernet(tiny)
-    assert load_checkpoint(tmp_path, other, make_optimizer(other, SETTINGS)) == 2
+    assert load_checkpoint(tmp_path, {"model": other, "optimizer": make_optimizer(other, SETTINGS)}) == 2
     assert weights_fingerprint(other) == weights_fingerprint(supernet)
 
 
@@ -164,20 +265,20 @@ def test_a_checkpoint_cut_short_is_named(tiny: ChainSpace, tmp_path: Path) -> No
     supernet, path = saved(tiny, tmp_path), tmp_path / CHECKPOINT
     path.write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(InputError, match=r"checkpoint\.pt is not a checkpoint of this run"):
-        load_checkpoint(tmp_path, supernet, None)
+        load_checkpoint(tmp_path, {"model": supernet})
 
 
 def test_a_checkpoint_of_another_space_is_named(tiny: ChainSpace, tmp_path: Path) -> None:
     saved(tiny, tmp_path)
     other = Supernet(load_space("mobilenet:size=16,channels=1,classes=10,widths=4,depths=1"))
     with pytest.raises(InputError, match=r"checkpoint\.pt is not a checkpoint of this run"):
-        load_checkpoint(tmp_path, other, None)
+        load_checkpoint(tmp_path, {"model": other})
 
 
 def test_a_checkpoint_with_code_in_it_is_refused(tiny: ChainSpace, tmp_path: Path) -> None:
     torch.save({"model": Split(torch.zeros(1), torch.zeros(1)), "epoch": 1}, tmp_path / CHECKPOINT)
     with pytest.raises(InputError, match=r"checkpoint\.pt is not a checkpoint of this run"):
-        load_checkpoint(tmp_path, new(tiny), None)
+        load_checkpoint(tmp_path, {"model": new(tiny)})
 
 
 def run_of(space: ChainSpace, folder: Path) -> Run:

@@ -1,0 +1,1 @@
+"""The commands: each parses its options, calls a workflow, and prints."""

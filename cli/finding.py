@@ -1,0 +1,110 @@
+"""Commands that find a network, ship it, and show the whole way; and the list of names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import InputError
+from .options import AcceleratorOption, ResumeOption, RunOption, SeedOption, bar, console
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for everything it makes.")] = Path("hwnas-demo"),
+    seed: SeedOption = 0,
+) -> None:
+    """Do everything below on bundled data, on this machine's CPU."""
+    from ..demo import run_demo
+
+    run_demo(out, seed, console, bar)
+
+
+def search(
+    run: RunOption,
+    out: Annotated[Path, typer.Option(help="Where to write the network found (.json).")],
+    table: Annotated[list[Path] | None, typer.Option(help="A latency table; may be repeated.")] = None,
+    limit: Annotated[list[str] | None, typer.Option(help="flops=300M, params=5M, local=20ms; repeatable.")] = None,
+    strategy: Annotated[str, typer.Option(help="evolution, or random.")] = "evolution",
+    budget: Annotated[int, typer.Option(min=1, help="Architectures to evaluate.")] = 200,
+    pareto: Annotated[str | None, typer.Option(help="Keep the front of accuracy against this cost.")] = None,
+    metric: Annotated[str | None, typer.Option(help="Search for another metric than that of the data.")] = None,
+    accelerator: AcceleratorOption = "auto",
+    seed: SeedOption = 0,
+    resume: ResumeOption = False,  # noqa: ARG001 - a search always reuses what the run's store knows
+) -> None:
+    """Find the most accurate network of a run within limits.
+
+    An interrupted search goes on where it was: no architecture of a run is ever evaluated twice.
+    """
+    from .. import workflows
+
+    with workflows.joined(accelerator) as ranks, bar("searching") as progress:
+        searched = workflows.search(
+            run, out, table or (), limit or (), strategy, budget, seed, pareto, metric, progress, console.print, ranks
+        )
+    found = searched.found
+    console.print(
+        f"{out}: validation {found.metric} {found.accuracy:.4f} after {found.evaluations} evaluations "
+        f"({found.reused} reused), {found.seconds:.0f} s"
+    )
+    for name, value in found.costs.items():
+        interval = found.intervals.get(name)
+        figure = "{:.4g} ms" if interval else "{:,.0f}"
+        words = f" [{interval[0]:.4g}, {interval[1]:.4g}]" if interval else ""
+        asked = f", limit {figure.format(found.limits[name])}" if name in found.limits else ""
+        console.print(f"  {name} {figure.format(value)}{words}{asked}")
+
+
+def export(
+    found: Annotated[Path, typer.Argument(help="What hwnas search wrote (.json).")],
+    out: Annotated[Path, typer.Option(help="The ONNX file to write.")],
+    device: Annotated[str | None, typer.Option(help="Measure the exported file there.")] = None,
+    batch: Annotated[str, typer.Option(help="A number, or dynamic.")] = "1",
+    opset: Annotated[int, typer.Option(min=18, help="ONNX opset.")] = 18,
+) -> None:
+    """Write a found network as ONNX, with a certificate beside it.
+
+    The certificate (.json) holds outputs compared, test accuracy and latency measured on the exported file.
+    """
+    from .. import workflows
+
+    if batch != "dynamic" and not (batch.isdecimal() and int(batch) > 0):
+        raise InputError(f"--batch {batch} is neither a positive number nor dynamic")
+    with bar("exporting") as progress:
+        proof = workflows.export(found, out, device, None if batch == "dynamic" else int(batch), opset, progress)
+    low, high = proof.accuracy_interval
+    console.print(
+        f"{out}: {proof.size_bytes / 1e6:.2f} MB, opset {proof.opset}, certificate {out.with_suffix('.json')}"
+    )
+    console.print(f"  outputs differ by at most {proof.max_abs_diff:.1e} (supernet path, subnet, ONNX Runtime)")
+    console.print(
+        f"  test {proof.metric} {proof.accuracy_onnx:.4f} [{low:.4f}, {high:.4f}] in ONNX Runtime, "
+        f"{proof.accuracy_torch:.4f} in torch, {proof.test_images} images"
+    )
+    for name, times in proof.latency.items():
+        console.print(
+            f"  {name}: measured {times.measured_ms:.4g} ms, promised {times.predicted_ms:.4g} "
+            f"[{times.low_ms:.4g}, {times.high_ms:.4g}] (raw {times.raw_ms:.4g})"
+        )
+    verdicts = {True: "yes", False: "NO", None: "not all measured"}
+    console.print(f"  within limits: {verdicts[proof.within_limits]}", *proof.notes, sep="; " if proof.notes else "")
+
+
+def list_names(
+    kind: Annotated[str, typer.Argument(help="spaces, data, devices or strategies.")],
+    show: Annotated[str | None, typer.Option(help="Print this space as TOML, a start for one of your own.")] = None,
+) -> None:
+    """List the names that the other commands know."""
+    from .. import listing
+
+    if show is not None:
+        if kind != "spaces":
+            raise InputError(f"--show prints a space: hwnas list spaces --show {show}")
+        print(listing.space_toml(show), end="")
+        return
+    for name, words, settings in listing.names(kind):
+        console.print(f"{name:16} {words}")
+        if settings:
+            console.print(f"{'':16} {name}:{settings}")

@@ -1,0 +1,159 @@
+"""Commands that train: a supernet, a found network, networks alone that say how well a supernet ranks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from .options import (
+    AcceleratorOption,
+    AccumulateOption,
+    AugmentOption,
+    BatchOption,
+    CutmixOption,
+    DataDirOption,
+    EmaOption,
+    EpochsOption,
+    MixupOption,
+    PrecisionOption,
+    RandAugmentOption,
+    RateOption,
+    ResumeOption,
+    RunOption,
+    SeedOption,
+    WorkersOption,
+    bar,
+    console,
+)
+
+
+def train(
+    space: Annotated[str, typer.Option(help="The search space: mobilenet:size=32,classes=10.")],
+    data: Annotated[str, typer.Option(help="digits, fashion-mnist, cifar10, cifar100, folder:PATH, module:attribute.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run.")],
+    epochs: EpochsOption = None,
+    batch: BatchOption = None,
+    lr: RateOption = None,
+    augment: AugmentOption = None,
+    sampling: Annotated[str | None, typer.Option(help="How paths are drawn: uniform, fair, sandwich.")] = None,
+    sharing: Annotated[str, typer.Option(help="entangled, or blocks.")] = "entangled",
+    data_dir: DataDirOption = None,
+    init_from: Annotated[
+        str | None, typer.Option(help="Start from a pretrained network: torchvision:NAME, or a FILE.pt.")
+    ] = None,
+    precision: PrecisionOption = None,
+    accumulate: AccumulateOption = None,
+    ema: EmaOption = None,
+    randaugment: RandAugmentOption = None,
+    mixup: MixupOption = None,
+    cutmix: CutmixOption = None,
+    accelerator: AcceleratorOption = "auto",
+    workers: WorkersOption = 0,
+    seed: SeedOption = 0,
+    resume: ResumeOption = False,
+) -> None:
+    """Train a supernet by sampling paths, one or a few per step.
+
+    On several GPUs or cores: torchrun --nproc-per-node 2 -m hwnas train ...
+    """
+    from .. import workflows
+
+    given: dict[str, Any] = {"epochs": epochs, "batch": batch, "lr": lr, "augment": augment, "sampling": sampling}
+    given |= {"precision": precision, "ema": ema, "randaugment": randaugment, "mixup": mixup, "cutmix": cutmix}
+    with workflows.joined(accelerator) as ranks, bar("training") as progress:
+        given |= {"seed": seed, "accumulate": accumulate or ranks.world}
+        settings = workflows.TrainSettings(**{name: value for name, value in given.items() if value is not None})
+        run = workflows.train(
+            space,
+            data,
+            out,
+            settings,
+            sharing=sharing,
+            data_dir=data_dir,
+            init_from=init_from,
+            resume=resume,
+            progress=progress,
+            note=console.print,
+            ranks=ranks,
+            workers=workers,
+        )
+    last = workflows.last_metrics(run)
+    console.print(
+        f"{out}: {int(last['epoch'])} epochs, loss {last['loss']:.3f}, "
+        f"validation {run.data['metric']} of random subnets {last['val_accuracy']:.4f}"
+    )
+
+
+def finetune(
+    found: Annotated[Path, typer.Argument(help="What hwnas search wrote (.json).")],
+    out: Annotated[Path, typer.Option(help="Folder of the new run; found.json is written there.")],
+    data: Annotated[str | None, typer.Option(help="Other data than the network was found with.")] = None,
+    data_dir: DataDirOption = None,
+    epochs: EpochsOption = None,
+    batch: BatchOption = None,
+    lr: RateOption = None,
+    augment: AugmentOption = None,
+    from_scratch: Annotated[bool, typer.Option("--from-scratch", help="Forget the inherited weights.")] = False,
+    precision: PrecisionOption = None,
+    accumulate: AccumulateOption = None,
+    ema: EmaOption = None,
+    randaugment: RandAugmentOption = None,
+    mixup: MixupOption = None,
+    cutmix: CutmixOption = None,
+    accelerator: AcceleratorOption = "auto",
+    workers: WorkersOption = 0,
+    resume: ResumeOption = False,
+) -> None:
+    """Train a found network on, alone.
+
+    What is not given is as for the supernet, but that fine-tuning takes 2 epochs, on images as they are.
+    """
+    from .. import workflows
+
+    given: dict[str, Any] = {"epochs": epochs, "batch": batch, "lr": lr, "augment": augment, "precision": precision}
+    given |= {"ema": ema, "randaugment": randaugment, "mixup": mixup, "cutmix": cutmix, "accumulate": accumulate}
+    given = {name: value for name, value in given.items() if value is not None}
+    with workflows.joined(accelerator) as ranks, bar("training") as progress:
+        tuned = workflows.finetune(found, out, data, data_dir, from_scratch, resume, progress, ranks, workers, **given)
+    console.print(f"{out / 'found.json'}: validation {tuned.metric} {tuned.accuracy:.4f}")
+
+
+def rank(
+    run: RunOption,
+    nets: Annotated[int | None, typer.Option(min=3, help="Networks to train alone, from small to large.")] = None,
+    truth: Annotated[Path | None, typer.Option(help="Or a CSV of what networks reach: arch,accuracy.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where to write the figures (.json).")] = None,
+    table: Annotated[
+        Path | None, typer.Option(help="Networks of equal latency by this table, not of equal flops.")
+    ] = None,
+    again: Annotated[int | None, typer.Option(min=0, help="Of them trained with a second seed: a third.")] = None,
+    epochs: EpochsOption = None,
+    accelerator: AcceleratorOption = "auto",
+    seed: SeedOption = 0,
+    resume: ResumeOption = False,  # noqa: ARG001 - a network of a run is never trained twice
+) -> None:
+    """Tell how well a supernet ranks its networks.
+
+    The truth are networks trained alone, or a CSV. A search compares networks of equal cost: so ranks count there, too.
+    """
+    from .. import workflows
+
+    with workflows.joined(accelerator) as ranks, bar("ranking") as progress:
+        found = workflows.rank(run, nets, truth, out, table, again, epochs, seed, progress, ranks)
+    rows = Table("", "Kendall tau", f"at equal {found.cost}", "regret", title=f"{found.nets} networks")
+    rankings = {
+        "the supernet": found.supernet,
+        "without batch norms of their own": found.without_bn,
+        "multiply-accumulates alone": found.flops,
+        "trained alone again (the ceiling)": found.ceiling,
+    }
+    for name, ranking in rankings.items():
+        if ranking is not None:
+            figures = (ranking.tau, ranking.tau_in_bands, ranking.regret)
+            rows.add_row(name, *(f"{f.value:.3f} [{f.low:.3f}, {f.high:.3f}]" if f else "" for f in figures))
+    console.print(rows)
+    if found.supernet.tau_in_bands is None:
+        console.print(f"no two networks are of equal {found.cost}: give more --nets")

@@ -1,0 +1,158 @@
+"""The processes that work together at one training or search, as torchrun starts them; one alone is rank 0 of 1.
+
+torchrun --nproc-per-node 2 -m hwnas train ...
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+from torch import distributed
+
+from ..errors import InputError, unknown_name
+
+T = TypeVar("T")
+CPU = torch.device("cpu")
+
+ACCELERATORS = ("auto", "cpu", "cuda")
+PATIENCE = timedelta(days=7)  # one rank may train a network while the others wait; torchrun notices one that died
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among `world`, and the device that it computes on. Rank 0 writes files and speaks to the user."""
+
+    rank: int = 0
+    world: int = 1
+    device: torch.device = CPU
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the one that writes."""
+        return self.rank == 0
+
+    def share(self, items: Sequence[T]) -> list[T]:
+        """This rank's part of `items`: every `world`-th."""
+        return list(items[self.rank :: self.world])
+
+    def sum_(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Replace each tensor by its sum over the ranks, all in one message."""
+        if self.world == 1 or not tensors:
+            return
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        distributed.all_reduce(flat)
+        for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(part.view(tensor.shape))
+
+    def gather(self, value: float) -> list[float]:
+        """The values of all ranks, in their order."""
+        values = torch.zeros(self.world, dtype=torch.float64)
+        values[self.rank] = value
+        self.sum_([values])
+        return values.tolist()
+
+    def broadcast(self, value: Any) -> Any:
+        """What rank 0 says: plain values."""
+        if self.world == 1:
+            return value
+        said = [value]
+        distributed.broadcast_object_list(said)
+        return said[0]
+
+    def wait(self) -> None:
+        """Until all ranks are here."""
+        self.gather(0.0)
+
+    @contextmanager
+    def first_alone(self) -> Iterator[None]:
+        """Rank 0 goes in first, the others when it is out: for what is downloaded or written by whoever comes first."""
+        if not self.first:
+            self.wait()
+        yield
+        if self.first:
+            self.wait()
+
+
+ALONE = Ranks()
+
+
+@contextmanager
+def joined(accelerator: str = "auto") -> Iterator[Ranks]:
+    """This process as torchrun's environment describes it, connected to the others while inside.
+
+    `accelerator` is cuda, cpu, or auto: a GPU where there is one, each rank its own.
+    """
+    world, local = (int(os.environ.get(name, default)) for name, default in (("WORLD_SIZE", "1"), ("LOCAL_RANK", "0")))
+    device = device_of(accelerator, local)
+    if world == 1:
+        yield Ranks(device=device)
+        return
+    rank = int(os.environ["RANK"])
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    distributed.init_process_group(
+        backend, store=meeting_place(rank, world), rank=rank, world_size=world, timeout=PATIENCE
+    )
+    try:
+        yield Ranks(rank, world, device)
+    finally:
+        distributed.destroy_process_group()
+
+
+def meeting_place(rank: int, world: int) -> distributed.Store:
+    """Where the ranks of this attempt find each other.
+
+    torchrun keeps one store for all attempts, and torch reads there where the ranks of the last one were, which nobody
+    answers any more (seen with torch 2.14): so each attempt has a part of its own.
+    """
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    hosts_it = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    store = distributed.TCPStore(host, port, world, hosts_it, PATIENCE)
+    return distributed.PrefixStore(f"hwnas/{attempt()}", store)
+
+
+def device_of(accelerator: str, local_rank: int = 0) -> torch.device:
+    """The device that a rank computes on; InputError where there is none of that kind for it."""
+    if accelerator not in ACCELERATORS:
+        raise unknown_name("accelerator", accelerator, ACCELERATORS)
+    if accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available()):
+        return CPU
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if local_rank >= count:
+        raise InputError(
+            f"--accelerator {accelerator}: process {local_rank} has no GPU, torch can use {count} here; see nvidia-smi"
+        )
+    return torch.device("cuda", local_rank)
+
+
+def attempt() -> int:
+    """How often torchrun has started this process anew after one had died: then it goes on, without being told."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
+def spread(ranks: Ranks, evaluate: Callable[[T], float], items: Sequence[T]) -> Iterator[float]:
+    """On rank 0: the value of each item in order, evaluated by all ranks, as many at a time as there are.
+
+    The other ranks are in `serve` meanwhile. Alone it is `map`.
+    """
+    for start in range(0, len(items), ranks.world):
+        together = ranks.broadcast(list(items[start : start + ranks.world]))
+        yield from ranks.gather(evaluate(together[0]))[: len(together)]
+
+
+def serve(ranks: Ranks, evaluate: Callable[[T], float]) -> None:
+    """On the other ranks: evaluate what rank 0 sends, until it sends nothing."""
+    while together := ranks.broadcast(None):
+        ranks.gather(evaluate(together[ranks.rank]) if ranks.rank < len(together) else 0.0)
+
+
+def dismiss(ranks: Ranks) -> None:
+    """On rank 0: the others may leave `serve`."""
+    ranks.broadcast([])

@@ -1,0 +1,133 @@
+"""Several processes under torchrun: the same weights, the same network found, and what a killed one costs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from hwnas import workflows
+from hwnas.supernet import TrainSettings, load_supernet
+from hwnas.supernet.checkpoint import read_metrics, weights_fingerprint
+
+SPACE = "mobilenet:size=16,channels=1,classes=10,stem=4,widths=4-8,depths=1-2,kernels=3-5,expansions=2-3,head=16"
+TRAIN = ["train", "--space", SPACE, "--data", "digits", "--batch", "128", "--seed", "3"]
+Torchrun = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def torchrun(tmp_path: Path) -> Torchrun:
+    """Starts a command of hwnas on two processes, in a folder of the test."""
+
+    def start(*command: str, restarts: int = 0) -> subprocess.Popen[str]:
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        launcher += ["--max-restarts", str(restarts), "-m", "hwnas", "--"]
+        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen(
+            [*launcher, *command],
+            cwd=tmp_path,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+    return start
+
+
+def finished(process: subprocess.Popen[str]) -> str:
+    """What a command that went well said."""
+    said, complaints = process.communicate(timeout=120)
+    assert process.returncode == 0, complaints
+    return said
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return {name: weight.detach() for name, weight in load_supernet(run).named_parameters()}
+
+
+@pytest.mark.parametrize("sampling", ["uniform", "sandwich"])
+def test_two_ranks_train_as_one_process_on_two_half_batches(torchrun: Torchrun, tmp_path: Path, sampling: str) -> None:
+    """To rounding; statistics of whole batches make weights that differ by more than ten times as much."""
+    said = finished(torchrun(*TRAIN, "--batch", "512", "--sampling", sampling, "--epochs", "1", "--out", "two"))
+    assert said.count("validation accuracy") == 1  # one process speaks
+    for name, parts in (("one", 2), ("whole", 1)):
+        settings = TrainSettings(epochs=1, batch=512, seed=3, accumulate=parts, sampling=sampling)
+        workflows.train(SPACE, "digits", tmp_path / name, settings)
+    one, two, whole = (weights(tmp_path / name) for name in ("one", "two", "whole"))
+    assert max((two[name] - weight).abs().max() for name, weight in one.items()) < 1e-5
+    assert max((whole[name] - weight).abs().max() for name, weight in one.items()) > 1e-4
+    (first,), (same,) = (read_metrics(tmp_path / run) for run in ("one", "two"))
+    assert same["loss"] == pytest.approx(first["loss"], rel=1e-5)
+    assert same["val_accuracy"] == pytest.approx(first["val_accuracy"], abs=0.01)
+
+
+def test_two_ranks_find_what_one_process_finds(torchrun: Torchrun, tmp_path: Path) -> None:
+    workflows.train(SPACE, "digits", tmp_path / "run", TrainSettings(epochs=2, batch=128, seed=3))
+    command = ["search", "--run", "run", "--limit", "params=8K", "--budget", "15", "--seed", "1"]
+    said = finished(torchrun(*command, "--out", "two.json"))
+    assert said.count("validation accuracy") == 1
+    (tmp_path / "run" / "evaluations.sqlite").unlink()
+    one = workflows.search(tmp_path / "run", tmp_path / "one.json", limits=["params=8K"], budget=15, seed=1).found
+    two = json.loads((tmp_path / "two.json").read_text())
+    assert (tuple(two["arch"]), two["accuracy"]) == (one.arch, one.accuracy)
+    assert (two["evaluations"], two["reused"]) == (15, 0)
+
+
+def test_two_ranks_rank_as_one_process_does(torchrun: Torchrun, tmp_path: Path) -> None:
+    workflows.train(SPACE, "digits", tmp_path / "run", TrainSettings(epochs=1, batch=128, seed=3))
+    command = ["rank", "--run", "run", "--nets", "4", "--epochs", "1", "--again", "3"]
+    finished(torchrun(*command, "--out", "two.json"))
+    assert len(list((tmp_path / "run" / "alone").iterdir())) == 7
+    one = workflows.rank(tmp_path / "run", 4, epochs=1, again=3)  # reads what was trained
+    two = json.loads((tmp_path / "two.json").read_text())
+    assert [tuple(net["arch"]) for net in two["networks"]] == [net["arch"] for net in one.networks]
+    assert [net["accuracy"] for net in two["networks"]] == [net["accuracy"] for net in one.networks]
+    assert two["supernet"]["tau"]["value"] == one.supernet.tau.value
+
+
+def rank_process(launcher: int, rank: int) -> int | None:
+    """The process id of a rank that torchrun started."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == launcher and f"RANK={rank}".encode() in (folder / "environ").read_bytes().split(b"\0"):
+                return int(folder.name)
+        except (OSError, IndexError, ValueError):
+            continue
+    return None
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs Linux's /proc to find a rank")
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_rank_is_started_anew_and_ends_in_the_same_weights(
+    torchrun: Torchrun, tmp_path: Path, rank: int
+) -> None:
+    finished(torchrun(*TRAIN, "--epochs", "12", "--out", "whole"))
+    process = torchrun(*TRAIN, "--epochs", "12", "--out", "killed", restarts=3)
+    while len(read_metrics(tmp_path / "killed")) < 2:
+        assert process.poll() is None
+        time.sleep(0.01)
+    victim = rank_process(process.pid, rank)
+    assert victim is not None
+    os.kill(victim, signal.SIGKILL)
+    finished(process)
+    assert len(read_metrics(tmp_path / "killed")) == 12
+    whole, killed = (load_supernet(tmp_path / run) for run in ("whole", "killed"))
+    assert weights_fingerprint(killed) == weights_fingerprint(whole)
+
+
+def test_parts_that_processes_cannot_share_are_named(torchrun: Torchrun) -> None:
+    process = torchrun(*TRAIN, "--epochs", "1", "--accumulate", "1", "--out", "run")
+    _, complaints = process.communicate(timeout=120)
+    assert process.returncode != 0
+    words = "hwnas: 2 processes can't share the 1 parts of a batch: --accumulate must be a multiple of 2"
+    assert complaints.count(words) == 1
