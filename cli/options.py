@@ -36,6 +36,10 @@ AccumulateOption = Annotated[
 EmaOption = Annotated[float | None, typer.Option(help="Keep an average of the weights, of this decay (0.999).")]
 RandAugmentOption = Annotated[int | None, typer.Option(help="Magnitude of RandAugment, 1 to 30.")]
 MixupOption = Annotated[float | None, typer.Option(help="Alpha of mixup (0.2).")]
+TeacherOption = Annotated[
+    str | None, typer.Option(help="Learn from a network of torchvision's, too: torchvision:NAME, or NAME=FILE.pt.")
+]
+TeacherShareOption = Annotated[float | None, typer.Option(help="Its share of the loss (0.5).")]
 CutmixOption = Annotated[float | None, typer.Option(help="Alpha of cutmix (1.0).")]
 
 

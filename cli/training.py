@@ -24,6 +24,8 @@ from .options import (
     ResumeOption,
     RunOption,
     SeedOption,
+    TeacherOption,
+    TeacherShareOption,
     WorkersOption,
     bar,
     console,
@@ -50,6 +52,8 @@ def train(
     randaugment: RandAugmentOption = None,
     mixup: MixupOption = None,
     cutmix: CutmixOption = None,
+    teacher: TeacherOption = None,
+    teacher_share: TeacherShareOption = None,
     accelerator: AcceleratorOption = "auto",
     workers: WorkersOption = 0,
     seed: SeedOption = 0,
@@ -63,6 +67,7 @@ def train(
 
     given: dict[str, Any] = {"epochs": epochs, "batch": batch, "lr": lr, "augment": augment, "sampling": sampling}
     given |= {"precision": precision, "ema": ema, "randaugment": randaugment, "mixup": mixup, "cutmix": cutmix}
+    given |= {"teacher": teacher, "teacher_share": teacher_share}
     with workflows.joined(accelerator) as ranks, bar("training") as progress:
         given |= {"seed": seed, "accumulate": accumulate or ranks.world}
         settings = workflows.TrainSettings(**{name: value for name, value in given.items() if value is not None})
@@ -103,6 +108,8 @@ def finetune(
     randaugment: RandAugmentOption = None,
     mixup: MixupOption = None,
     cutmix: CutmixOption = None,
+    teacher: TeacherOption = None,
+    teacher_share: TeacherShareOption = None,
     accelerator: AcceleratorOption = "auto",
     workers: WorkersOption = 0,
     resume: ResumeOption = False,
@@ -115,6 +122,7 @@ def finetune(
 
     given: dict[str, Any] = {"epochs": epochs, "batch": batch, "lr": lr, "augment": augment, "precision": precision}
     given |= {"ema": ema, "randaugment": randaugment, "mixup": mixup, "cutmix": cutmix, "accumulate": accumulate}
+    given |= {"teacher": teacher, "teacher_share": teacher_share}
     given = {name: value for name, value in given.items() if value is not None}
     with workflows.joined(accelerator) as ranks, bar("training") as progress:
         tuned = workflows.finetune(found, out, data, data_dir, from_scratch, resume, progress, ranks, workers, **given)

@@ -32,7 +32,7 @@ class Run:
 
     `space` is a `space_record`, `data` a `data_record`. `arch` is the one network that is trained, None for a
     supernet; `start` says where its weights come from (`source`, `fingerprint`; of a tuned network also `train`, the
-    settings of the supernet), None from scratch.
+    settings of the supernet), None from scratch; `teacher` is the fingerprint of the network that taught it.
     """
 
     folder: Path
@@ -43,6 +43,7 @@ class Run:
     train: dict[str, Any]
     arch: Arch | None = None
     start: dict[str, Any] | None = None
+    teacher: str | None = None
 
     def save(self) -> None:
         """Write run.json."""
@@ -62,7 +63,8 @@ def load_run(folder: Path) -> Run:
     try:
         required = {name: fields[name] for name in ("space", "data", "data_dir", "sharing", "train")}
         arch = fields.get("arch")
-        return Run(folder, **required, arch=None if arch is None else tuple(arch), start=fields.get("start"))
+        later: dict[str, Any] = {name: fields.get(name) for name in ("start", "teacher")}  # runs of before have none
+        return Run(folder, **required, arch=None if arch is None else tuple(arch), **later)
     except KeyError as error:
         raise InputError(f"{folder / RUN} is damaged (it lacks {error}): train anew into another folder") from error
 

@@ -74,7 +74,7 @@ def load_weights(source: str) -> dict[str, torch.Tensor]:
     no layer in it, or a weight that is not finite.
     """
     kind, _, name = source.partition(":")
-    found = _download(name) if kind == "torchvision" else _read(Path(source))
+    found = torchvision_state(name) if kind == "torchvision" else read_state(Path(source))
     state = {key: tensor.float() for key, tensor in found.items() if tensor.is_floating_point()}
     if not read_blocks(state):
         raise InputError(f"{source} holds no convolution and no linear layer: {REMEDY}")
@@ -84,7 +84,7 @@ def load_weights(source: str) -> dict[str, torch.Tensor]:
     return state
 
 
-def _download(name: str) -> State:
+def torchvision_state(name: str) -> State:
     """The default weights of a classifier of torchvision's, which shows the progress and keeps the file."""
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
@@ -98,7 +98,7 @@ def _download(name: str) -> State:
         raise InputError(f"the weights of torchvision:{name} can't be loaded ({error}): {remedy}") from error
 
 
-def _read(path: Path) -> State:
+def read_state(path: Path) -> State:
     """The state_dict in a file, without wrappers."""
     if not path.is_file():
         raise InputError(f"there is no file {path}: give a FILE.pt, or torchvision:NAME")

@@ -21,7 +21,9 @@ class TrainSettings:
     one after the other, or on as many processes; each part has batch norm statistics of its own. `ema` is the decay of
     an average of the weights over the steps, which is what the run then holds. `randaugment` is a magnitude of
     https://arxiv.org/abs/1909.13719, `mixup` and `cutmix` the alpha of https://arxiv.org/abs/1710.09412 and
-    https://arxiv.org/abs/1905.04899 (with both, each part of a batch takes one or the other). 0 is none of it.
+    https://arxiv.org/abs/1905.04899 (with both, each part of a batch takes one or the other). 0 is none of it. With a
+    `teacher` (`load_teacher`) `teacher_share` of the loss is by what it says (https://arxiv.org/abs/1503.02531, section
+    2, of temperature 1).
     """
 
     epochs: int = 30
@@ -41,6 +43,8 @@ class TrainSettings:
     randaugment: int = 0
     mixup: float = 0.0
     cutmix: float = 0.0
+    teacher: str = ""
+    teacher_share: float = 0.5
 
     def __post_init__(self) -> None:
         if self.sampling not in SAMPLING:
@@ -50,7 +54,13 @@ class TrainSettings:
         for name in ("epochs", "batch", "lr", "clip_norm", "accumulate"):
             if not 0 < getattr(self, name) <= LARGEST:
                 raise InputError(f"{name}={getattr(self, name)} must be positive, and at most {LARGEST:g}")
-        for name, most in (("ema", 1), ("randaugment", STRONGEST + 1), ("mixup", LARGEST), ("cutmix", LARGEST)):
+        for name, most in (
+            ("ema", 1),
+            ("randaugment", STRONGEST + 1),
+            ("mixup", LARGEST),
+            ("cutmix", LARGEST),
+            ("teacher_share", 1.01),
+        ):
             if not 0 <= getattr(self, name) < most:
                 raise InputError(f"{name}={getattr(self, name)} must be at least 0, and less than {most:g}")
         if self.batch % self.accumulate or self.batch // self.accumulate < 2:

@@ -23,6 +23,7 @@ from .sampling import SAMPLING, Pass
 from .settings import TrainSettings
 from .space import Arch
 from .supernet import Supernet
+from .teacher import Teacher
 
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -35,13 +36,14 @@ def train(
     progress: Progress = silent,
     ranks: Ranks = ALONE,
     workers: int = 0,
+    teacher: Teacher | None = None,
 ) -> None:
     """Train from the last checkpoint in the folder `run`, or from the start, to the last epoch.
 
     Paths, order and augmentation are functions of (seed, step): a resumed training ends in the same weights.
     A supernet of one architecture only takes that path at every step. Of each batch a rank takes every `world`-th of
     the `settings.accumulate` parts: gradients are summed over parts and ranks alike, and are those of the path alone.
-    `workers` processes prepare the images ahead.
+    `workers` processes prepare the images ahead. A `teacher` says of each image what it is, beside the label.
     """
     check_settings(settings, data, ranks)
     keep_freed_memory()
@@ -64,14 +66,17 @@ def train(
             passes = alone or draw(supernet.space, settings.seed, step)
             for part in next(batches):
                 images, labels = prepared(part, data, settings, step, ranks.device)
+                said = teacher(images) if teacher else None
                 outputs = list[torch.Tensor]()
                 for one in passes:
                     with half:
                         output = supernet(images, one.arch).float()  # (B, classes)
-                    if one.teacher is None:
-                        loss = task.loss(output, labels, settings.label_smoothing)
-                    else:
+                    if one.teacher is not None:
                         loss = task.loss(output, task.imitation(outputs[one.teacher]), 0.0)
+                    else:
+                        loss = task.loss(output, labels, settings.label_smoothing)
+                    if one.teacher is None and said is not None:
+                        loss = torch.lerp(loss, task.loss(output, task.imitation(said), 0.0), settings.teacher_share)
                     scaler.scale(loss / settings.accumulate).backward()
                     outputs.append(output.detach())
                     total_loss += check_finite("loss", loss.item(), epoch, step, one.arch) / len(passes) / len(mine)

@@ -67,6 +67,7 @@ def check_same(old: Run, new: Run) -> None:
             **data,
             "network": run.arch,
             "start": start,
+            "weights of the teacher": run.teacher,
             "sharing": run.sharing,
             **vars(TrainSettings(**run.train)),
         }

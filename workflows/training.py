@@ -23,6 +23,7 @@ from ..supernet.evaluation import bn_images, inherited_accuracies
 from ..supernet.pretrained import initialise_from
 from ..supernet.ranks import ALONE, Ranks, attempt
 from ..supernet.spaces import space_record
+from ..supernet.teacher import load_teacher
 from ..supernet.training import check_settings
 from .runs import check_same, run_data, run_of, supernet_of
 
@@ -91,6 +92,9 @@ def train_run(
     """Train into the run's folder: from the start, or with `resume` on from where the same training stopped."""
     steps_per_epoch(data, settings)
     check_settings(settings, data, ranks)
+    with ranks.first_alone() if settings.teacher else nullcontext():
+        teacher = load_teacher(settings.teacher, data, ranks.device) if settings.teacher else None
+    run = replace(run, teacher=teacher.fingerprint if teacher else None)
     with exclusive(run.folder) if ranks.first else nullcontext():
         if ranks.first:
             if not (run.folder / CHECKPOINT).exists():  # a run without a finished epoch has nothing to lose
@@ -102,7 +106,7 @@ def train_run(
         ranks.wait()
         check_same(load_run(run.folder), run)
         try:
-            train_supernet(supernet, data, settings, run.folder, progress, ranks, workers)
+            train_supernet(supernet, data, settings, run.folder, progress, ranks, workers, teacher)
         except torch.OutOfMemoryError as error:
             raise FaultError(
                 f"the GPU has too little memory for {settings.batch // settings.accumulate} images at a time: "

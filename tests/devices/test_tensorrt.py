@@ -13,6 +13,8 @@ import json
 import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -58,6 +60,29 @@ def test_without_it_the_install_line_is_said() -> None:
         FaultError, match=r"rtx: tensorrt_rtx_libs missing there; run there: .* -m pip install tensorrt-rtx"
     ):
         device.fingerprint()
+
+
+def test_a_gpu_that_takes_no_engine_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As TensorRT-RTX 1.7 on an H100, whose architecture it does not support: deserialising gives None and no error."""
+    words = "The engine cannot run on this GPU, which has compute capability 9.0."
+
+    class Logger:
+        Severity = SimpleNamespace(ERROR=1)
+
+        def log(self, severity: int, message: str) -> None: ...
+
+    class Runtime:
+        def __init__(self, logger: Any) -> None:
+            self.logger = logger
+
+        def deserialize_cuda_engine(self, engine: bytes) -> None:
+            self.logger.log(1, words)
+
+    monkeypatch.setattr(tensorrt_timer, "bindings", lambda *_: SimpleNamespace(ILogger=Logger, Runtime=Runtime))
+    monkeypatch.setattr(tensorrt_timer, "compile_model", lambda *_: b"engine")
+    plan = SimpleNamespace(options={"flavour": "tensorrt-rtx", "builds": 1}, seed=0)
+    with pytest.raises(RuntimeError, match=r"which has compute capability 9\.0"):
+        tensorrt_timer.open_session(tmp_path / "model", plan)  # type: ignore[arg-type]
 
 
 OTHERS = {  # attributes that the program reads of torch, of Python and of its own objects
