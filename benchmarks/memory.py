@@ -22,6 +22,7 @@ from torch import nn
 
 from hwnas.supernet import Data, Split, Supernet, load_space
 from hwnas.supernet.evaluation import inherited_accuracies
+from hwnas.supernet.layer import named
 
 PATHS = 20
 
@@ -79,9 +80,10 @@ def spent(supernet: Supernet, forward: Callable[[], torch.Tensor]) -> tuple[int,
 
 
 def all_options(supernet: Supernet, images: torch.Tensor) -> torch.Tensor:
-    """Each choice as the mean of its options, of a space whose slots follow each other."""
-    x = images
-    for options in supernet.slots.values():
+    """Each choice as the mean of its options, of a space whose layers follow each other."""
+    x, space = images, supernet.space
+    for slot, _ in named(space.graph(space.sample(random.Random(0)))):
+        options = supernet.slots[slot]
         assert isinstance(options, nn.ModuleDict)
         x = torch.stack([option(x) for option in options.values()]).mean(0)
     return x

@@ -78,6 +78,7 @@ def work(spec: str, batch: int, steps: int) -> None:
         settings = TrainSettings(batch=batch, accumulate=ranks.world)
         torch.manual_seed(0)
         supernet = Supernet(space).to(memory_format=torch.channels_last).train()
+        weights = list(supernet.parameters())
         optimizer, task, exchange_s = make_optimizer(supernet, settings), TASKS[data.task], 0.0
         batches = training_batches(data, settings, 0, ranks.share(range(settings.accumulate)))
         for step in range(-20, steps):  # the first are a warm-up
@@ -89,9 +90,9 @@ def work(spec: str, batch: int, steps: int) -> None:
                 images, labels = prepared(part, data, settings, step, ranks.device)
                 (task.loss(supernet(images, one.arch), labels, 0.1) / settings.accumulate).backward()
             ready = time.perf_counter()
-            ranks.sum_([weight.grad for weight in supernet.parameters() if weight.grad is not None])
+            ranks.sum_([weight.grad for weight in weights if weight.grad is not None])
             exchange_s += time.perf_counter() - ready
-            nn.utils.clip_grad_norm_(supernet.parameters(), settings.clip_norm)
+            nn.utils.clip_grad_norm_(weights, settings.clip_norm)
             optimizer.step()
         seconds = time.perf_counter() - started
         if ranks.first:

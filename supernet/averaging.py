@@ -18,22 +18,22 @@ class Average:
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay, self.steps = decay, 0
-        named = module.named_parameters() if decay else ()
-        self.weights = {name: parameter.detach().clone() for name, parameter in named}
+        self.own = dict(module.named_parameters()) if decay else {}
+        self.weights = {name: parameter.detach().clone() for name, parameter in self.own.items()}
 
-    def update(self, module: nn.Module) -> None:
+    def update(self) -> None:
         """Take a step's weights in."""
         if not self.decay:
             return
         self.steps += 1
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        now = [parameter.detach() for parameter in module.parameters()]
+        now = [parameter.detach() for parameter in self.own.values()]
         get_ema_multi_avg_fn(decay)(list(self.weights.values()), now, torch.tensor(self.steps))
 
     @torch.no_grad()
-    def swap(self, module: nn.Module) -> None:
+    def swap(self) -> None:
         """Exchange the module's weights and their average; a second time brings them back."""
-        for name, parameter in module.named_parameters() if self.decay else ():
+        for name, parameter in self.own.items():
             kept = parameter.clone()
             parameter.copy_(self.weights[name])
             self.weights[name].copy_(kept)

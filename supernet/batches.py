@@ -86,7 +86,14 @@ def training_batches(
     batches = Batches(data, settings, tuple(mine))
     steps = range(first_step, settings.epochs * steps_per_epoch(data, settings))
     context = "fork" if workers else None  # the images are not copied to the workers
-    loader = DataLoader(batches, batch_size=None, sampler=steps, num_workers=workers, multiprocessing_context=context)
+    loader = DataLoader(
+        batches,
+        batch_size=None,
+        sampler=steps,
+        num_workers=workers,
+        multiprocessing_context=context,
+        generator=torch.Generator(),  # for seeds of workers that nobody uses: not of the global one
+    )
     for parts in loader if workers else map(batches.__getitem__, steps):
         if isinstance(parts, HwnasError):
             raise parts
@@ -99,7 +106,7 @@ def prepared(
     """A part of a batch as the network takes it: images (B, C, S, S), and labels (B,) or mixed ones (B, classes)."""
     images, labels = part.images.to(device), part.labels.to(device)
     if settings.augment:
-        generator = torch.Generator().manual_seed(_seed(settings.seed, "augment", step, part.number))
+        generator = torch.Generator().manual_seed(seed_of(settings.seed, "augment", step, part.number))
         images = augment(images, data.flip, generator)
     images = data.normalise(images)
     mixes = [v2.MixUp(alpha=settings.mixup, num_classes=len(data.classes))] if settings.mixup else []
@@ -114,11 +121,12 @@ def prepared(
 def seeded(*of: object) -> Iterator[None]:
     """torch's global random numbers are a function of `of` inside, and as they were afterwards: transforms use them."""
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(_seed(*of))
+        torch.default_generator.manual_seed(seed_of(*of))
         yield
 
 
-def _seed(*of: object) -> int:
+def seed_of(*of: object) -> int:
+    """A seed that is a function of plain values."""
     return random.Random(" ".join(map(str, of))).getrandbits(63)
 
 

@@ -76,7 +76,7 @@ def load_supernet(folder: str | Path) -> Supernet:
     average = Average(supernet, run.train.get("ema", 0.0))
     if not load_checkpoint(run.folder, {"model": supernet, "average": average}):
         raise InputError(f"{folder} has no checkpoint yet: hwnas train --out {folder} --resume")
-    average.swap(supernet)
+    average.swap()
     return supernet.eval()
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from ..errors import FaultError, InputError
 from ..progress import Progress, silent
 from .averaging import Average
-from .batches import prepared, steps_per_epoch, training_batches
+from .batches import prepared, seed_of, steps_per_epoch, training_batches
 from .checkpoint import Stateful, append_metrics, load_checkpoint, read_metrics, save_checkpoint
 from .data import Data
 from .evaluation import probe_accuracy
@@ -48,6 +48,7 @@ def train(
     check_settings(settings, data, ranks)
     keep_freed_memory()
     supernet.to(ranks.device).to(memory_format=torch.channels_last).train()
+    weights = list(supernet.parameters())  # to look for them takes as long as a layer
     optimizer, average = make_optimizer(supernet, settings), Average(supernet, settings.ema)
     scaler = torch.amp.GradScaler(ranks.device.type, enabled=settings.precision == "fp16")
     kept: dict[str, Stateful] = {"model": supernet, "optimizer": optimizer, "average": average, "scaler": scaler}
@@ -59,6 +60,7 @@ def train(
     half = torch.autocast(ranks.device.type, TYPES[settings.precision], enabled=settings.precision != "fp32")
     for epoch in range(first_epoch, settings.epochs):
         started, total_loss = time.perf_counter(), 0.0
+        torch.manual_seed(seed_of(settings.seed, "epoch", epoch, ranks.rank))  # for blocks that draw, such as dropout
         for step in range(epoch * steps, (epoch + 1) * steps):
             set_learning_rate(optimizer, settings, (step + 0.5) / (settings.epochs * steps))
             optimizer.zero_grad(set_to_none=True)
@@ -80,25 +82,25 @@ def train(
                     scaler.scale(loss / settings.accumulate).backward()
                     outputs.append(output.detach())
                     total_loss += check_finite("loss", loss.item(), epoch, step, one.arch) / len(passes) / len(mine)
-            ranks.sum_([weight.grad for weight in supernet.parameters() if weight.grad is not None])
+            ranks.sum_([weight.grad for weight in weights if weight.grad is not None])
             scaler.unscale_(optimizer)
-            norm = nn.utils.clip_grad_norm_(supernet.parameters(), settings.clip_norm)
+            norm = nn.utils.clip_grad_norm_(weights, settings.clip_norm)
             if not scaler.is_enabled():  # it leaves out steps of infinite gradients by itself
                 check_finite("gradient", norm.item(), epoch, step, one.arch)  # before it spoils weights that are kept
             scaler.step(optimizer)
             scaler.update()
-            average.update(supernet)
+            average.update()
             done = step + 1 - epoch * steps
             speed = done * settings.batch / (time.perf_counter() - started)
             progress(step + 1, settings.epochs * steps, f"{speed:.0f} images/s, loss {total_loss / done:.3f}")
         seconds, loss_of_all = time.perf_counter() - started, sum(ranks.gather(total_loss)) / ranks.world / steps
-        average.swap(supernet)
+        average.swap()
         val_accuracy = probe_accuracy(supernet, data, settings.seed, ranks=ranks)
-        average.swap(supernet)
+        average.swap()
         if ranks.first:
             append_metrics(run, epoch + 1, loss=loss_of_all, val_accuracy=val_accuracy, seconds=seconds)
             save_checkpoint(run, kept, epoch + 1)  # last: a kill in between repeats the epoch
-    average.swap(supernet)  # it is what the run holds
+    average.swap()  # it is what the run holds
     ranks.wait()
 
 

@@ -141,7 +141,7 @@ def finetune(
     found = Found.load(found_file)
     origin = run_of(found, found_file)
     space = origin.load_space()
-    settings = finetune_settings(origin, from_scratch, {"accumulate": ranks.world, **given})
+    settings = finetune_settings(origin, from_scratch, given, ranks)
     with ranks.first_alone():
         images, folder = finetune_data(origin, space, data, data_dir)
     torch.manual_seed(settings.seed)
@@ -172,11 +172,16 @@ def supernet_settings(origin: Run) -> dict[str, Any]:
     return settings
 
 
-def finetune_settings(origin: Run, from_scratch: bool, given: dict[str, Any]) -> TrainSettings:
-    """The supernet's settings, for fine-tuning fewer epochs on images as they are, and what was given."""
+def finetune_settings(origin: Run, from_scratch: bool, given: dict[str, Any], ranks: Ranks) -> TrainSettings:
+    """The supernet's settings, for fine-tuning fewer epochs on images as they are, and what was given.
+
+    A batch has as many parts as it had, or one for each rank where those can't share them.
+    """
     settings = TrainSettings(**supernet_settings(origin))
     if not from_scratch:
         settings = replace(settings, epochs=FINETUNE_EPOCHS, augment=False, randaugment=0, mixup=0.0, cutmix=0.0)
+    if settings.accumulate % ranks.world:
+        settings = replace(settings, accumulate=ranks.world)
     return replace(settings, **{name: value for name, value in given.items() if value is not None})
 
 

@@ -14,7 +14,10 @@ from hwnas.errors import FaultError, InputError, MismatchError
 from hwnas.supernet import (
     Arch,
     ChainSpace,
+    ChoiceSpace,
     Data,
+    Layer,
+    Node,
     Ranks,
     Run,
     Supernet,
@@ -88,6 +91,39 @@ def test_an_interrupted_training_ends_in_the_same_bits(tiny: ChainSpace, digits:
     with_seconds = [read_metrics(tmp_path / run) for run in ("whole", "cut")]
     bare = [[{**line, "seconds": 0} for line in lines] for lines in with_seconds]
     assert bare[0] == bare[1]
+
+
+class Dropping(ChoiceSpace):
+    """Two choices of how much is dropped."""
+
+    def graph(self, arch: Arch) -> tuple[Node, ...]:
+        first = Node(Layer("drop", 1, 8, 16, 0, {"rate": (0.2, 0.6)[arch[0]]}))
+        return first, Node(Layer("answer", 8, 10, 0, 0), (0,))
+
+    def build(self, layer: Layer) -> nn.Module:
+        if layer.op == "answer":
+            return nn.Linear(8, 10)
+        return nn.Sequential(nn.Flatten(), nn.Linear(256, 8), nn.Dropout(float(layer["rate"])))
+
+
+def test_blocks_that_draw_at_random_end_in_the_same_bits(digits: Data, tmp_path: Path) -> None:
+    """Dropout draws of torch's global numbers: interrupted, they went on with others."""
+    space, data, settings = Dropping([2]), small(digits), TrainSettings(epochs=3, batch=64)
+    torch.manual_seed(1)
+    whole, first, second = (Supernet(space) for _ in range(3))
+    for other in (first, second):
+        other.load_state_dict(whole.state_dict())
+
+    def stop(done: float, total: float, text: str) -> None:
+        if done == total - 1:
+            raise KeyboardInterrupt
+
+    train(whole, data, settings, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(first, data, settings, tmp_path / "cut", stop)
+    torch.rand(5)
+    train(second, data, settings, tmp_path / "cut")
+    assert weights_fingerprint(second) == weights_fingerprint(whole)
 
 
 def test_progress_ends_at_its_total(tiny: ChainSpace, digits: Data, tmp_path: Path) -> None:

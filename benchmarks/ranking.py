@@ -1,0 +1,193 @@
+"""Which way of training a supernet ranks its networks best: every rule and way of sharing, in the same time.
+
+    python benchmarks/ranking.py --out FOLDER [--truth FILE.csv] [--minutes N] [--epochs N] [--workers N]
+
+The truth are networks of the space in `ranking.toml` trained alone on Fashion-MNIST (14 pixels) until their validation
+accuracy no longer rises, a third of them with a second seed: `--truth` reads them from a CSV (that of this folder, if
+it is there), else they are trained, which takes about two hours of two cores, once; their curves are drawn. Then each
+supernet is trained for as long as the others (`--minutes` of one core) and ranked against the truth. Every step is kept
+in FOLDER: an interrupted benchmark goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import statistics
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+os.environ["OMP_NUM_THREADS"] = "1"  # one core per network: two torch processes of two threads fight
+
+import altair as alt
+import pandas as pd
+
+from hwnas import workflows
+from hwnas.files import write_bytes
+from hwnas.latency import analytic_cost, spread
+from hwnas.supernet import TrainSettings, load_data, load_run, load_space
+from hwnas.supernet.checkpoint import read_metrics
+from hwnas.supernet.ranks import CPU
+from hwnas.supernet.space import Arch
+from hwnas.workflows.ranking import alone
+
+HERE = Path(__file__).parent
+SPACE, TRUTH, DATA = str(HERE / "ranking.toml"), HERE / "ranking.truth.csv", "fashion-mnist"
+NETS, AGAIN = 60, 20
+SETTINGS = TrainSettings(batch=64, lr=0.2, augment=False)
+RULES, SHARING = ("uniform", "fair", "sandwich"), ("entangled", "blocks")
+PROBE_EPOCHS = 1  # tells how long an epoch takes
+
+
+def main() -> None:
+    """Make the truth if there is none, train the supernets that are not trained yet, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--truth", type=Path, default=TRUTH)
+    parser.add_argument("--minutes", type=float, default=12, help="of one core, for each supernet")
+    parser.add_argument("--epochs", type=int, default=24, help="of each network alone")
+    parser.add_argument("--nets", type=int, default=NETS)
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    options = parser.parse_args()
+    if not options.truth.is_file():
+        make_truth(options)
+    ways = list(itertools.product(RULES, SHARING))
+    jobs = [(options.out, options.truth, rule, sharing, options.minutes, options.data_dir) for rule, sharing in ways]
+    with ProcessPoolExecutor(options.workers, get_context("spawn"), max_tasks_per_child=1) as pool:
+        found = list(pool.map(ranked, *zip(*jobs, strict=True)))
+    print("\n".join(table(found)))
+
+
+def make_truth(options: argparse.Namespace) -> None:
+    """Train the networks of the truth alone, and write what they reach, with their curves."""
+    space = load_space(SPACE)
+    archs = spread(space, analytic_cost(space, "flops"), options.nets, seed=0)
+    again = archs[:: max(1, round(options.nets / AGAIN))]
+    jobs = [
+        (options.out, arch, seed, options.epochs, options.data_dir)
+        for seed, nets in ((0, archs), (1, again))
+        for arch in nets
+    ]
+    with ProcessPoolExecutor(options.workers, get_context("spawn"), max_tasks_per_child=10) as pool:
+        reached = list(pool.map(trained, *zip(*jobs, strict=True)))
+    second = dict(zip(again, reached[len(archs) :], strict=True))
+    rows = [
+        {"arch": "-".join(map(str, arch)), "accuracy": one["test"], "again": second.get(arch, {}).get("test")}
+        for arch, one in zip(archs, reached, strict=False)
+    ]
+    write_bytes(options.truth, pd.DataFrame(rows).to_csv(index=False).encode())
+    curves = [one["val"] for one in reached[: len(archs)]]
+    draw_curves(curves, options.out / "curves.png")
+    last, quarter = [curve[-1] for curve in curves], options.epochs // 4
+    rise = statistics.mean(curve[-1] - curve[-1 - quarter] for curve in curves)
+    noise = statistics.mean(abs(one["accuracy"] - one["again"]) for one in rows if one["again"] is not None)
+    between = statistics.stdev(one["accuracy"] for one in rows)
+    print(
+        f"truth: {len(archs)} networks, validation {min(last):.3f} to {max(last):.3f}; in the last {quarter} of "
+        f"{options.epochs} epochs they rose by {rise:.4f} in the mean; on test images two seeds differ by {noise:.4f}, "
+        f"networks by {between:.4f} (deviation)"
+    )
+
+
+def trained(out: Path, arch: Arch, seed: int, epochs: int, data_dir: Path | None) -> dict[str, Any]:
+    """One network alone: its test accuracy, and its validation accuracy after each epoch."""
+    run = template(out, data_dir)
+    space = run.load_space()
+    data = workflows.run_data(run, space)
+    settings = replace(SETTINGS, epochs=epochs, seed=seed)
+    test = alone(run, space, data, arch, settings, lambda *_: None, CPU)
+    folder = run.folder / "alone" / f"{'-'.join(map(str, arch))}-seed{seed}-{epochs}epochs"
+    print(f"{arch} seed {seed}: {test:.4f}", flush=True)
+    return {"test": test, "val": [line["val_accuracy"] for line in read_metrics(folder)]}
+
+
+def template(out: Path, data_dir: Path | None) -> Any:
+    """A run that only says which space and which data the networks of the truth have."""
+    from hwnas.supernet import Run
+    from hwnas.supernet.data import data_record
+    from hwnas.supernet.spaces import space_record
+
+    folder = out / "truth"
+    if not (folder / "run.json").is_file():
+        space = load_space(SPACE)
+        data = load_data(DATA, space, 0, data_dir)
+        where = str(data_dir.resolve()) if data_dir else None
+        Run(folder, space_record(space), data_record(data), where, "entangled", asdict(SETTINGS)).save()
+    return load_run(folder)
+
+
+def ranked(out: Path, truth: Path, rule: str, sharing: str, minutes: float, data_dir: Path | None) -> dict[str, Any]:
+    """A supernet trained for so many minutes by a rule, and how it ranks the networks of the truth."""
+    name = f"{rule}-{sharing}"
+    file = out / f"{name}.json"
+    if not file.is_file():
+        settings = replace(SETTINGS, sampling=rule, epochs=PROBE_EPOCHS)
+        probe = out / f"{name}-probe"
+        seconds = workflows.last_metrics(
+            workflows.train(SPACE, DATA, probe, settings, sharing=sharing, data_dir=data_dir, resume=True)
+        )["seconds"]
+        epochs = max(1, round(60 * minutes / seconds))
+        run = out / f"{name}-{epochs}"
+        workflows.train(
+            SPACE, DATA, run, replace(settings, epochs=epochs), sharing=sharing, data_dir=data_dir, resume=True
+        )
+        report = workflows.rank(run, truth=truth)
+        spent = sum(line["seconds"] for line in read_metrics(run))
+        write_bytes(file, json.dumps({**asdict(report), "epochs": epochs, "minutes": spent / 60}).encode())
+    found: dict[str, Any] = {"rule": rule, "sharing": sharing, **json.loads(file.read_text())}
+    print(f"{name}: tau {found['supernet']['tau']['value']:.3f}", file=sys.stderr, flush=True)
+    return found
+
+
+def table(found: Sequence[dict[str, Any]]) -> list[str]:
+    """One row per way, then what all of them are held against."""
+    lines = [
+        "| training | sharing | epochs, minutes | Kendall tau | at equal flops | regret | best network |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for one in found:
+        best, took = max(net["inherited"] for net in one["networks"]), f"{one['epochs']}, {one['minutes']:.0f}"
+        lines.append(f"| {one['rule']} | {one['sharing']} | {took} | {words(one['supernet'])} | {best:.1%} |")
+    for name, key in (
+        ("batch norms not re-estimated", "without_bn"),
+        ("size alone", "flops"),
+        ("alone again: the ceiling", "ceiling"),
+    ):
+        if found[0][key]:
+            lines.append(f"| {name} |  |  | {words(found[0][key])} |  |")
+    return lines
+
+
+def words(ranking: dict[str, Any]) -> str:
+    """The three figures of a ranking, each with its interval."""
+    figures = (ranking["tau"], ranking["tau_in_bands"], ranking["regret"])
+    return " | ".join(f"{f['value']:.3f} ({f['low']:.3f}-{f['high']:.3f})" if f else "" for f in figures)
+
+
+def draw_curves(curves: Sequence[Sequence[float]], path: Path) -> None:
+    """Validation accuracy of each network alone, epoch by epoch."""
+    rows = [(n, e, value) for n, curve in enumerate(curves) for e, value in enumerate(curve, 1)]
+    points = pd.DataFrame(rows, columns=["network", "epoch", "accuracy"])
+    chart = (
+        alt.Chart(points)
+        .mark_line(opacity=0.5)
+        .encode(
+            alt.X("epoch:Q", title="epoch"),
+            alt.Y("accuracy:Q", title="validation accuracy", scale=alt.Scale(zero=False)),
+            alt.Color("network:N", legend=None),
+        )
+        .properties(width=520, height=340, title="Networks trained alone")
+    )
+    chart.save(str(path), scale_factor=1.5)
+
+
+if __name__ == "__main__":
+    main()
