@@ -10,7 +10,7 @@ import typer
 
 from .cli import finding, measuring, training
 from .cli.options import SPEAKS
-from .errors import NO_ROOM, HwnasError, write_fault
+from .errors import NO_ROOM, HwnasError, LostRankError, write_fault
 from .exits import fail, origin, usage
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -57,8 +57,8 @@ def run(arguments: Sequence[str]) -> int:
     except HwnasError as error:
         if error.__cause__ is not None and os.environ.get("HWNAS_TRACEBACK"):
             raise
-        if error.exit_status == HwnasError.exit_status and not SPEAKS:
-            return error.exit_status  # every process finds the same fault in the user's words
+        if not SPEAKS and (isinstance(error, LostRankError) or error.exit_status == HwnasError.exit_status):
+            return error.exit_status  # said already: by that process, or by each of them in the same words
         return fail(str(error), error.exit_status)
     except (KeyboardInterrupt, typer.Abort):
         status = STOPPED
@@ -70,6 +70,8 @@ def run(arguments: Sequence[str]) -> int:
         if isinstance(error, OSError) and error.errno in NO_ROOM:
             return fail(str(write_fault(error.filename or "the output", error)), 1)
         return fail(f"a fault in {origin(error)}, {type(error).__name__}: {error} (HWNAS_TRACEBACK=1 shows more)", 1)
+    if status == STOPPED and not SPEAKS:
+        return STOPPED
     if status == STOPPED:  # some versions of typer turn Ctrl-C into this status
         command = arguments[0] if arguments else ""
         return fail(f"stopped; {AFTER_STOP.get(command, 'nothing was written')}", STOPPED)

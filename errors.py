@@ -37,6 +37,10 @@ class FaultError(HwnasError):
     exit_status = 1
 
 
+class LostRankError(FaultError):
+    """Another process of a distributed run has ended, and said why."""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
     """The error for a name that is not in a dictionary: the nearest names first, then all."""
     names = sorted(known)

@@ -244,9 +244,9 @@ def longer_steps(out: Path, epochs: int) -> list[Step]:
 
 def train_found(found: Path, run: Path, epochs: int, tuning_lr: float | None = None) -> dict[str, Any]:
     """Test accuracy of a found network after fine-tuning at `tuning_lr`, or trained from scratch without it."""
-    scratch = tuning_lr is None
+    scratch, rate = tuning_lr is None, {} if tuning_lr is None else {"lr": tuning_lr}
     tuned = workflows.finetune(
-        found, run, epochs=epochs, lr=tuning_lr, augment=AUGMENT, from_scratch=scratch, resume=True
+        found, run, from_scratch=scratch, resume=True, changes={"epochs": epochs, "augment": AUGMENT, **rate}
     )
     return {"val": tuned.accuracy, "test": test_accuracy(run)}
 

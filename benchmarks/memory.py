@@ -1,11 +1,11 @@
 """What single paths spare: activations of one path against those of all options at once; and 1,000 candidates, flat.
 
-    python benchmarks/memory.py [--space SPACE] [--batch N] [--candidates N]
+    python benchmarks/memory.py [--space SPACE] [--batch N] [--candidate-space SPACE] [--candidates N]
 
 A step of one path keeps the activations of one network until its gradients are known. A step that weighs all options
 (DARTS, https://arxiv.org/abs/1806.09055, equation 2) keeps those of every option. Counted are the bytes that autograd
 saves, each storage once, weights left out; on a GPU also the peak that CUDA's allocator reports. Then as many
-candidates as said are evaluated one by one, and the resident memory of the process is read as they go.
+candidates as said, of a smaller space, are evaluated one by one, and the resident memory of the process is read as they go.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ def main() -> None:
     """Print both figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--space", default="mobilenet:size=64,classes=10")
+    parser.add_argument("--candidate-space", default="mobilenet:size=32,classes=10,widths=16-32,depths=2-3")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--candidates", type=int, default=1000)
     parser.add_argument("--accelerator", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -53,7 +54,7 @@ def main() -> None:
                 f"{of_all / 2**20:.1f} MiB for all options: {of_all / mean:.1f} times"
             )
     print(f"options of a choice: {statistics.mean(map(len, supernet.slots.values())):.1f} in the mean")
-    candidates(supernet, options.candidates, device)
+    candidates(Supernet(load_space(options.candidate_space)).to(device), options.candidates, device)
 
 
 def spent(supernet: Supernet, forward: Callable[[], torch.Tensor]) -> tuple[int, int]:

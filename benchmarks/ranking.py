@@ -32,10 +32,12 @@ import pandas as pd
 from hwnas import workflows
 from hwnas.files import write_bytes
 from hwnas.latency import analytic_cost, spread
-from hwnas.supernet import TrainSettings, load_data, load_run, load_space
+from hwnas.supernet import Run, TrainSettings, load_data, load_run, load_space
 from hwnas.supernet.checkpoint import read_metrics
+from hwnas.supernet.data import data_record
 from hwnas.supernet.ranks import CPU
 from hwnas.supernet.space import Arch
+from hwnas.supernet.spaces import space_record
 from hwnas.workflows.ranking import alone
 
 HERE = Path(__file__).parent
@@ -50,13 +52,15 @@ def main() -> None:
     """Make the truth if there is none, train the supernets that are not trained yet, print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--truth", type=Path, default=TRUTH)
+    parser.add_argument("--truth", type=Path, default=TRUTH if TRUTH.is_file() else None)
     parser.add_argument("--minutes", type=float, default=12, help="of one core, for each supernet")
     parser.add_argument("--epochs", type=int, default=24, help="of each network alone")
     parser.add_argument("--nets", type=int, default=NETS)
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
+    if options.truth is None:
+        options.truth = options.out / TRUTH.name
     if not options.truth.is_file():
         make_truth(options)
     ways = list(itertools.product(RULES, SHARING))
@@ -109,12 +113,8 @@ def trained(out: Path, arch: Arch, seed: int, epochs: int, data_dir: Path | None
     return {"test": test, "val": [line["val_accuracy"] for line in read_metrics(folder)]}
 
 
-def template(out: Path, data_dir: Path | None) -> Any:
+def template(out: Path, data_dir: Path | None) -> Run:
     """A run that only says which space and which data the networks of the truth have."""
-    from hwnas.supernet import Run
-    from hwnas.supernet.data import data_record
-    from hwnas.supernet.spaces import space_record
-
     folder = out / "truth"
     if not (folder / "run.json").is_file():
         space = load_space(SPACE)

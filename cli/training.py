@@ -61,7 +61,7 @@ def train(
 ) -> None:
     """Train a supernet by sampling paths, one or a few per step.
 
-    On several GPUs or cores: torchrun --nproc-per-node 2 -m hwnas train ...
+    On several GPUs or cores: torchrun --nproc-per-node 2 -m hwnas -- train ...
     """
     from .. import workflows
 
@@ -125,7 +125,7 @@ def finetune(
     given |= {"teacher": teacher, "teacher_share": teacher_share}
     given = {name: value for name, value in given.items() if value is not None}
     with workflows.joined(accelerator) as ranks, bar("training") as progress:
-        tuned = workflows.finetune(found, out, data, data_dir, from_scratch, resume, progress, ranks, workers, **given)
+        tuned = workflows.finetune(found, out, data, data_dir, from_scratch, resume, progress, ranks, workers, given)
     console.print(f"{out / 'found.json'}: validation {tuned.metric} {tuned.accuracy:.4f}")
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -127,15 +127,15 @@ def append_metrics(run: Path, epoch: int, **values: float) -> None:
     kept = [line for line in read_metrics(run) if line["epoch"] < epoch]
     lines = [*kept, {"epoch": epoch, **values}]
     write_bytes(run / METRICS, "".join(json.dumps(line) + "\n" for line in lines).encode())
-    if importlib.util.find_spec("tensorboard"):
-        _tell_tensorboard(run / TENSORBOARD, epoch, values)
 
 
-def _tell_tensorboard(folder: Path, epoch: int, values: Mapping[str, float]) -> None:
-    """The same for TensorBoard; lines of epochs from `epoch` on are no longer shown."""
-    from torch.utils.tensorboard import SummaryWriter
-
-    with SummaryWriter(str(folder), purge_step=epoch) as writer:
+def tell_tensorboard(run: Path, epoch: int, **values: float) -> None:
+    """The same for TensorBoard, where it is installed and works; figures of epochs from `epoch` on are replaced."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except Exception:  # missing, or broken in one of many ways: no training ends for want of a picture
+        return
+    with suppress(OSError), SummaryWriter(str(run / TENSORBOARD), purge_step=epoch) as writer:
         for name, value in values.items():
             writer.add_scalar(name, value, epoch)
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from ..errors import InputError
 from ..files import digest
 from .pictures import Pictures
-from .sources import Split, load_source, stratified
+from .sources import IN_MEMORY, Split, load_source, stratified
 from .space import SearchSpace
 
 MOMENTS_OF = 10_000  # of files that are not in memory
@@ -56,6 +56,8 @@ def load_data(spec: str, space: SearchSpace, seed: int = 0, data_dir: Path | Non
         val = fit(source.val, channels, size_px, spec)
     else:
         train, val = stratified(train, round(source.val_fraction * len(train)), seed)
+    if isinstance(val.images, Pictures) and val.images.shape.numel() <= IN_MEMORY:
+        val = Split(val.images[:], val.labels)  # every candidate of a search looks at them
     mean, std = moments(train.images)
     task, metric = source.task, source.metric
     return Data(spec, train, val, test, source.classes, source.flip, mean, std, task, metric)

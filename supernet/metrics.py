@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -84,12 +85,16 @@ def macro_f1(labels: Classes, predicted: Classes) -> float:
 
 
 def rmse(values: Values, predicted: Values) -> float:
-    """Root of the mean squared error; of several outputs the mean of theirs."""
+    """Root of the mean squared error; of several outputs the mean of theirs. Of what is not finite it is nan."""
+    if not np.isfinite(predicted).all():
+        return math.nan
     return float(root_mean_squared_error(values, predicted))
 
 
 def mae(values: Values, predicted: Values) -> float:
-    """Mean absolute error; of several outputs the mean of theirs."""
+    """Mean absolute error; of several outputs the mean of theirs. Of what is not finite it is nan."""
+    if not np.isfinite(predicted).all():
+        return math.nan
     return float(mean_absolute_error(values, predicted))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from ..errors import InputError
+from ..errors import FaultError, InputError
 
 
 def read_image(path: Path, size_px: int) -> np.ndarray:
@@ -36,8 +36,8 @@ class Pictures:
     channels: int
 
     @property
-    def shape(self) -> tuple[int, int, int, int]:
-        return len(self.files), self.channels, self.size_px, self.size_px
+    def shape(self) -> torch.Size:
+        return torch.Size((len(self.files), self.channels, self.size_px, self.size_px))
 
     def __len__(self) -> int:
         return len(self.files)
@@ -61,7 +61,10 @@ class Pictures:
         return "\n".join([f"{self.size_px} {self.channels}", *lines]).encode()
 
     def _read(self, file: Path) -> np.ndarray:
-        pixels = read_image(file, self.size_px)
+        try:
+            pixels = read_image(file, self.size_px)
+        except InputError as error:  # met by one of several processes, in the middle of the work
+            raise FaultError(f"{error}; then go on with --resume") from error
         if pixels.shape[2] == 3 and self.channels == 1:
             return np.asarray(Image.fromarray(pixels).convert("L"), dtype=np.uint8)[:, :, None]
         return np.repeat(pixels, self.channels // pixels.shape[2], axis=2)

@@ -1,6 +1,6 @@
 """The processes that work together at one training or search, as torchrun starts them; one alone is rank 0 of 1.
 
-torchrun --nproc-per-node 2 -m hwnas train ...
+torchrun --nproc-per-node 2 -m hwnas -- train ...
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch import distributed
 
-from ..errors import InputError, unknown_name
+from ..errors import InputError, LostRankError, unknown_name
 
 T = TypeVar("T")
 CPU = torch.device("cpu")
@@ -26,11 +26,15 @@ PATIENCE = timedelta(days=7)  # one rank may train a network while the others wa
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among `world`, and the device that it computes on. Rank 0 writes files and speaks to the user."""
+    """This process among `world`, and the device that it computes on. Rank 0 writes files and speaks to the user.
+
+    `board` is what all of them, and those that torchrun starts anew after one has died, can read and write.
+    """
 
     rank: int = 0
     world: int = 1
     device: torch.device = CPU
+    board: distributed.Store | None = None
 
     @property
     def first(self) -> bool:
@@ -65,6 +69,15 @@ class Ranks:
         distributed.broadcast_object_list(said)
         return said[0]
 
+    def pin(self, note: str) -> None:
+        """Leave a note for those that are started anew."""
+        if self.board is not None:
+            self.board.set(note, "1")
+
+    def pinned(self, note: str) -> bool:
+        """Whether an earlier attempt of this run left that note."""
+        return self.board is not None and self.board.check([note])
+
     def wait(self) -> None:
         """Until all ranks are here."""
         self.gather(0.0)
@@ -88,56 +101,55 @@ def joined(accelerator: str = "auto") -> Iterator[Ranks]:
 
     `accelerator` is cuda, cpu, or auto: a GPU where there is one, each rank its own.
     """
-    world, local = (int(os.environ.get(name, default)) for name, default in (("WORLD_SIZE", "1"), ("LOCAL_RANK", "0")))
-    device = device_of(accelerator, local)
-    if world == 1:
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    rank, world, local, beside = (int(os.environ.get(name, "1" if "SIZE" in name else "0")) for name in names)
+    device = device_of(accelerator, local, beside)
+    if world == 1 or "MASTER_ADDR" not in os.environ:
         yield Ranks(device=device)
         return
-    rank = int(os.environ["RANK"])
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    board, attempt = meeting_place(rank, world), os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    # torchrun keeps one store for all attempts, and torch reads there where the ranks of the last one were, which
+    # nobody answers any more (seen with torch 2.14): so each attempt has a part of its own
+    store = distributed.PrefixStore(f"attempt {attempt}", board)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    distributed.init_process_group(
-        backend, store=meeting_place(rank, world), rank=rank, world_size=world, timeout=PATIENCE
-    )
+    distributed.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=PATIENCE)
     try:
-        yield Ranks(rank, world, device)
-    finally:
-        distributed.destroy_process_group()
+        yield Ranks(rank, world, device, board)
+    except RuntimeError as error:
+        if isinstance(error, distributed.DistError) or "gloo" in str(error):
+            raise LostRankError(
+                "another process has ended, see what it said; what is finished is kept: --resume goes on, and torchrun "
+                "--max-restarts does so by itself"
+            ) from error
+        raise
+    distributed.destroy_process_group()  # not after an error: it would wait for ranks that wait for this one
 
 
 def meeting_place(rank: int, world: int) -> distributed.Store:
-    """Where the ranks of this attempt find each other.
-
-    torchrun keeps one store for all attempts, and torch reads there where the ranks of the last one were, which nobody
-    answers any more (seen with torch 2.14): so each attempt has a part of its own.
-    """
+    """Where the ranks find each other, and leave notes."""
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     hosts_it = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-    store = distributed.TCPStore(host, port, world, hosts_it, PATIENCE)
-    return distributed.PrefixStore(f"hwnas/{attempt()}", store)
+    return distributed.PrefixStore("hwnas", distributed.TCPStore(host, port, world, hosts_it, PATIENCE))
 
 
-def device_of(accelerator: str, local_rank: int = 0) -> torch.device:
-    """The device that a rank computes on; InputError where there is none of that kind for it."""
+def device_of(accelerator: str, local_rank: int = 0, beside: int = 1) -> torch.device:
+    """The device of one of the ranks `beside` each other on a machine; InputError where there are too few."""
     if accelerator not in ACCELERATORS:
         raise unknown_name("accelerator", accelerator, ACCELERATORS)
     if accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available()):
         return CPU
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if local_rank >= count:
+    if count < beside:
         raise InputError(
-            f"--accelerator {accelerator}: process {local_rank} has no GPU, torch can use {count} here; see nvidia-smi"
+            f"{beside} processes need as many GPUs, torch can use {count} here (see nvidia-smi): start fewer, or give "
+            "--accelerator cpu"
         )
     return torch.device("cuda", local_rank)
 
 
-def attempt() -> int:
-    """How often torchrun has started this process anew after one had died: then it goes on, without being told."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-
-
-def spread(ranks: Ranks, evaluate: Callable[[T], float], items: Sequence[T]) -> Iterator[float]:
+def evaluate_all(ranks: Ranks, evaluate: Callable[[T], float], items: Sequence[T]) -> Iterator[float]:
     """On rank 0: the value of each item in order, evaluated by all ranks, as many at a time as there are.
 
     The other ranks are in `serve` meanwhile. Alone it is `map`.

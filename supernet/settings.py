@@ -59,10 +59,11 @@ class TrainSettings:
             ("randaugment", STRONGEST + 1),
             ("mixup", LARGEST),
             ("cutmix", LARGEST),
-            ("teacher_share", 1.01),
         ):
             if not 0 <= getattr(self, name) < most:
                 raise InputError(f"{name}={getattr(self, name)} must be at least 0, and less than {most:g}")
+        if not 0 <= self.teacher_share <= 1:
+            raise InputError(f"teacher_share={self.teacher_share} must be a share, from 0 to 1")
         if self.batch % self.accumulate or self.batch // self.accumulate < 2:
             raise InputError(
                 f"a batch of {self.batch} is no {self.accumulate} parts of equal size and 2 images at least: "

@@ -10,7 +10,7 @@ import torchvision
 from torch import nn
 
 from ..errors import InputError, unknown_name
-from ..files import digest
+from .checkpoint import weights_fingerprint
 from .data import Data
 from .network import evaluating
 from .pretrained import read_state, torchvision_state
@@ -23,7 +23,7 @@ IMAGENET_MEAN, IMAGENET_STD = (
 HOW = "write torchvision:NAME=FILE.pt, FILE.pt being its state_dict after a training on these data"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Teacher:
     """A trained network, and how it wants its images: as the data are normalised, or otherwise (`mean`, `std` (C,)).
 
@@ -71,8 +71,17 @@ def load_teacher(spec: str, data: Data, device: torch.device) -> Teacher:
     except (RuntimeError, TypeError) as error:
         reason = str(error).splitlines()[-1].strip()
         raise InputError(f"{spec} does not tell {count} classes apart ({reason}): {HOW}") from error
+    if not all(torch.isfinite(tensor).all() for tensor in network.parameters()):
+        raise InputError(f"{spec} has weights that are not finite: give those of a training that went well")
     channels = next(part for part in network.modules() if isinstance(part, nn.Conv2d)).in_channels
-    content = [item for key, tensor in state.items() for item in (key, tensor.cpu().contiguous().numpy().tobytes())]
     own = () if file else (torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD))
     network = network.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
-    return Teacher(network, channels, digest(*content), data, *own)
+    teacher = Teacher(network, channels, weights_fingerprint(network), data, *own)
+    try:
+        teacher(data.normalise(data.train.images[:2].to(device)))
+    except Exception as error:  # networks answer images of a wrong size or number of channels in many ways
+        shape = "x".join(map(str, data.train.images.shape[1:]))
+        raise InputError(
+            f"{spec} can't look at images of {shape} ({str(error).splitlines()[0]}): take another"
+        ) from error
+    return teacher

@@ -13,7 +13,7 @@ from ..errors import FaultError, InputError
 from ..progress import Progress, silent
 from .averaging import Average
 from .batches import prepared, seed_of, steps_per_epoch, training_batches
-from .checkpoint import Stateful, append_metrics, load_checkpoint, read_metrics, save_checkpoint
+from .checkpoint import Stateful, append_metrics, load_checkpoint, read_metrics, save_checkpoint, tell_tensorboard
 from .data import Data
 from .evaluation import probe_accuracy
 from .memory import keep_freed_memory
@@ -60,7 +60,6 @@ def train(
     half = torch.autocast(ranks.device.type, TYPES[settings.precision], enabled=settings.precision != "fp32")
     for epoch in range(first_epoch, settings.epochs):
         started, total_loss = time.perf_counter(), 0.0
-        torch.manual_seed(seed_of(settings.seed, "epoch", epoch, ranks.rank))  # for blocks that draw, such as dropout
         for step in range(epoch * steps, (epoch + 1) * steps):
             set_learning_rate(optimizer, settings, (step + 0.5) / (settings.epochs * steps))
             optimizer.zero_grad(set_to_none=True)
@@ -68,6 +67,7 @@ def train(
             passes = alone or draw(supernet.space, settings.seed, step)
             for part in next(batches):
                 images, labels = prepared(part, data, settings, step, ranks.device)
+                torch.manual_seed(seed_of(settings.seed, "blocks", step, part.number))  # of those that draw: dropout
                 said = teacher(images) if teacher else None
                 outputs = list[torch.Tensor]()
                 for one in passes:
@@ -98,8 +98,10 @@ def train(
         val_accuracy = probe_accuracy(supernet, data, settings.seed, ranks=ranks)
         average.swap()
         if ranks.first:
-            append_metrics(run, epoch + 1, loss=loss_of_all, val_accuracy=val_accuracy, seconds=seconds)
-            save_checkpoint(run, kept, epoch + 1)  # last: a kill in between repeats the epoch
+            figures = {"loss": loss_of_all, "val_accuracy": val_accuracy, "seconds": seconds}
+            append_metrics(run, epoch + 1, **figures)
+            save_checkpoint(run, kept, epoch + 1)  # after them: a kill in between repeats the epoch
+            tell_tensorboard(run, epoch + 1, **figures)
     average.swap()  # it is what the run holds
     ranks.wait()
 
@@ -113,6 +115,9 @@ def check_settings(settings: TrainSettings, data: Data, ranks: Ranks) -> None:
             f"{ranks.world} processes can't share the {settings.accumulate} parts of a batch: "
             f"--accumulate must be a multiple of {ranks.world}"
         )
+    channels = data.train.images.shape[1]
+    if settings.randaugment and channels not in (1, 3):
+        raise InputError(f"RandAugment is for grey or colour images, {data.spec} has {channels} channels: leave it out")
     if data.task != "classification" and (settings.mixup or settings.cutmix):
         raise InputError(f"mixup and cutmix mix classes, and {data.spec} is {data.task}: leave them out")
 

@@ -55,7 +55,7 @@ def test_a_network_alone_has_no_other_weights() -> None:
 
 def test_finetuning_is_a_run_that_export_takes(found: Path, tmp_path: Path) -> None:
     before = Found.load(found)
-    tuned = workflows.finetune(found, tmp_path / "tuned", epochs=3, lr=0.05, batch=128)
+    tuned = workflows.finetune(found, tmp_path / "tuned", changes={"epochs": 3, "lr": 0.05, "batch": 128})
     assert load_run(tmp_path / "tuned").train["augment"] is False
     again = Found.load(tmp_path / "tuned" / "found.json")
     assert again == tuned
@@ -77,7 +77,7 @@ def test_from_scratch_forgets_the_inherited_weights(
     found: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     supernet = load_run(Path(Found.load(found).run))
-    workflows.finetune(found, tmp_path / "tuned", epochs=1)
+    workflows.finetune(found, tmp_path / "tuned", changes={"epochs": 1})
     assert load_run(tmp_path / "tuned").train == {**supernet.train, "epochs": 1, "augment": False}
     with monkeypatch.context() as patch:
         patch.setattr(Supernet, "inherit", lambda *_: pytest.fail("weights were inherited"))
@@ -89,21 +89,21 @@ def test_from_scratch_forgets_the_inherited_weights(
 
 
 def test_a_finetuning_goes_on_where_it_stopped(found: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    workflows.finetune(found, tmp_path / "whole", epochs=3)
+    workflows.finetune(found, tmp_path / "whole", changes={"epochs": 3})
 
     def stop(done: float, total: float, words: str) -> None:
         if done / total > 0.7:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        workflows.finetune(found, tmp_path / "parts", epochs=3, progress=stop)
+        workflows.finetune(found, tmp_path / "parts", changes={"epochs": 3}, progress=stop)
     assert len(read_metrics(tmp_path / "parts")) == 2
     assert not (tmp_path / "parts" / "found.json").exists()
     with pytest.raises(InputError, match="--resume"):
-        workflows.finetune(found, tmp_path / "parts", epochs=3)
+        workflows.finetune(found, tmp_path / "parts", changes={"epochs": 3})
     with pytest.raises(InputError, match=r"start .* -> scratch"):
-        workflows.finetune(found, tmp_path / "parts", epochs=3, lr=0.05, from_scratch=True, resume=True)
-    parts = workflows.finetune(found, tmp_path / "parts", epochs=3, resume=True)
+        workflows.finetune(found, tmp_path / "parts", changes={"epochs": 3, "lr": 0.05}, from_scratch=True, resume=True)
+    parts = workflows.finetune(found, tmp_path / "parts", changes={"epochs": 3}, resume=True)
     assert parts.weights == Found.load(tmp_path / "whole" / "found.json").weights
 
 
@@ -118,7 +118,7 @@ def test_a_training_begun_before_augmentation_was_a_setting_goes_on(tmp_path: Pa
 
 
 def test_a_network_alone_is_no_place_to_search(found: Path, tmp_path: Path) -> None:
-    workflows.finetune(found, tmp_path / "tuned", epochs=1)
+    workflows.finetune(found, tmp_path / "tuned", changes={"epochs": 1})
     with pytest.raises(InputError, match="one network and no supernet"):
         workflows.search(tmp_path / "tuned", tmp_path / "other.json", budget=1)
 
@@ -127,7 +127,7 @@ def test_weights_that_were_not_searched_are_not_tuned(found: Path, tmp_path: Pat
     other = tmp_path / "other.json"
     other.write_text(json.dumps({**json.loads(found.read_text()), "weights": "0"}))
     with pytest.raises(MismatchError, match="search again"):
-        workflows.finetune(other, tmp_path / "tuned", epochs=1)
+        workflows.finetune(other, tmp_path / "tuned", changes={"epochs": 1})
     assert not (tmp_path / "tuned" / "found.json").exists()
     assert load_supernet(Path(Found.load(found).run)).only is None
 

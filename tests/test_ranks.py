@@ -129,5 +129,66 @@ def test_parts_that_processes_cannot_share_are_named(torchrun: Torchrun) -> None
     process = torchrun(*TRAIN, "--epochs", "1", "--accumulate", "1", "--out", "run")
     _, complaints = process.communicate(timeout=120)
     assert process.returncode != 0
-    words = "hwnas: 2 processes can't share the 1 parts of a batch: --accumulate must be a multiple of 2"
-    assert complaints.count(words) == 1
+    (line,) = [line for line in complaints.splitlines() if line.startswith("hwnas:")]
+    assert line == "hwnas: 2 processes can't share the 1 parts of a batch: --accumulate must be a multiple of 2"
+
+
+def test_what_only_the_first_process_knows_is_said_once(torchrun: Torchrun, tmp_path: Path) -> None:
+    """An impossible limit, and a run that is there already, also after torchrun has started all of them anew."""
+    workflows.train(SPACE, "digits", tmp_path / "run", TrainSettings(epochs=1, batch=128, seed=3))
+    before = (tmp_path / "run" / "checkpoint.pt").read_bytes()
+    for command, words, restarts in [
+        (["search", "--run", "run", "--limit", "params=1", "--out", "none.json"], "params=1 is out of reach", 0),
+        ([*TRAIN, "--epochs", "1", "--out", "run"], "run holds a run already: add --resume", 1),
+    ]:
+        process = torchrun(*command, restarts=restarts)
+        _, complaints = process.communicate(timeout=120)
+        assert process.returncode != 0
+        lines = [line for line in complaints.splitlines() if line.startswith("hwnas:")]
+        assert len(lines) == 1 + restarts, complaints
+        assert all(words in line for line in lines)
+    assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == before
+
+
+TOGETHER = """
+import json
+from dataclasses import replace
+import torch
+from hwnas.supernet import Ranks, Supernet, load_data, load_space
+from hwnas.supernet.evaluation import accuracy, bn_images, calibrate_bn
+from hwnas.supernet.ranks import joined
+
+def figures(ranks):
+    torch.manual_seed(0)
+    data = load_data("digits", load_space({space!r}))
+    supernet = Supernet(load_space({space!r}))
+    subnet = supernet.subnet(supernet.space.sample(__import__("random").Random(0)))
+    calibrate_bn(subnet, bn_images(data, 0, 700), ranks=ranks)
+    found = [value for norm in subnet.modules() if hasattr(norm, "running_mean")
+             for value in (norm.running_mean, norm.running_var)]
+    judged = [accuracy(subnet, replace(data, metric=metric), data.val, ranks) for metric in ("accuracy", "top-5")]
+    few = data.val.take(torch.arange(50))  # one batch: a rank has nothing to do
+    numbers = replace(few, labels=torch.zeros(50, 10))
+    judged.append(accuracy(subnet, replace(data, metric="rmse", task="regression"), numbers, ranks))
+    return judged + torch.cat(found).tolist()
+
+with joined("cpu") as ranks:
+    together, alone = figures(ranks), figures(Ranks())
+    apart = max(abs(a - b) for a, b in zip(together, alone, strict=True))
+    print(json.dumps([ranks.world, len(together), apart]), flush=True)
+"""
+
+
+def test_statistics_and_figures_of_ranks_together_are_those_of_one(tmp_path: Path) -> None:
+    """Every running mean and variance, three metrics, and a split with fewer batches than ranks."""
+    program = tmp_path / "together.py"
+    program.write_text(TOGETHER.format(space=SPACE))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*launcher, str(program)], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [world for world, *_ in lines] == [2, 2]
+    for _, count, apart in lines:
+        assert count > 50
+        assert apart < 1e-5

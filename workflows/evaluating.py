@@ -13,13 +13,13 @@ from ..files import digest
 from ..search import EvaluationStore, StoredAccuracy
 from ..supernet import Data, Run, Supernet
 from ..supernet.evaluation import METHOD, bn_images, inherited_accuracy
-from ..supernet.ranks import ALONE, Ranks, dismiss, serve, spread
+from ..supernet.ranks import ALONE, Ranks, dismiss, evaluate_all, serve
 from ..supernet.space import Arch
 
 STORE = "evaluations.sqlite"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Evaluator:
     """The metric of a run's networks with inherited weights, `weights` being their fingerprint."""
 
@@ -34,15 +34,13 @@ class Evaluator:
         seed, metric = self.run.train["seed"], self.data.metric
         key = [self.weights, self.run.data["fingerprint"], self.run.space["fingerprint"], seed, METHOD]
         key += [metric] if metric != self.run.data.get("metric", "accuracy") else []
-        return StoredAccuracy(store, digest(*key), lambda archs: spread(self.ranks, self._one, archs))
+        return StoredAccuracy(store, digest(*key), lambda archs: evaluate_all(self.ranks, self._one, archs))
 
     @contextmanager
     def helped(self) -> Iterator[None]:
         """On rank 0: the others `serve` while inside."""
-        try:
-            yield
-        finally:
-            dismiss(self.ranks)
+        yield
+        dismiss(self.ranks)  # where rank 0 fails they notice that it is gone
 
     def serve(self) -> None:
         """On the other ranks: evaluate what rank 0 asks for, as long as it does."""

@@ -25,7 +25,7 @@ from ..search.found import Found
 from ..supernet import Data, SearchSpace, Supernet
 from ..supernet.cost import COSTS
 from ..supernet.evaluation import bn_images, calibrated_subnet
-from .runs import run_data, run_of, supernet_of
+from .runs import objective, run_data, run_of, supernet_of
 
 
 def export(
@@ -47,7 +47,7 @@ def export(
     check_target(proof, "certificate")
     found = Found.load(found_file)
     run, supernet = run_of(found, found_file), supernet_of(found, found_file)
-    data = run_data(run, supernet.space)
+    data = objective(run_data(run, supernet.space), found.metric)
     progress(0, 3, "exporting")
     subnet = calibrated_subnet(supernet, found.arch, bn_images(data, run.train["seed"]))
     shape = supernet.space.input_shape(batch or 2)  # torch takes an open size of 1 for a fixed one

@@ -24,8 +24,7 @@ from ..supernet.cost import analytic_cost, flops
 from ..supernet.evaluation import accuracy, bn_images, calibrated_subnet
 from ..supernet.metrics import METRICS
 from ..supernet.ranking import Ranking, ranking
-from ..supernet.ranks import ALONE as ONE_PROCESS
-from ..supernet.ranks import Ranks
+from ..supernet.ranks import ALONE, Ranks
 from ..supernet.space import Arch
 from .evaluating import STORE, Evaluator
 from .runs import run_data
@@ -33,7 +32,7 @@ from .searching import load_tables
 from .training import supernet_settings, train_run
 
 VERSION = 1
-ALONE = "alone"  # the folder in a run for its networks that were trained alone
+TRAINED_ALONE = "alone"  # the folder in a run for its networks that were trained alone
 LEAST = 3  # networks, for a correlation
 AGAIN = 1 / 3  # of the networks are trained with a second seed
 WRITE = "write rows ARCH,ACCURACY such as 0-2-1,0.913"
@@ -76,7 +75,7 @@ def rank(
     epochs: int | None = None,
     seed: int = 0,
     progress: Progress = silent,
-    ranks: Ranks = ONE_PROCESS,
+    ranks: Ranks = ALONE,
 ) -> RankReport:
     """Rank networks of a run's supernet against the `truth`, a CSV, or against `nets` networks trained alone.
 
@@ -160,6 +159,8 @@ def trained_alone(
     """
     settings = TrainSettings(**supernet_settings(origin))
     settings = replace(settings, sampling="uniform", epochs=epochs or settings.epochs)
+    if ranks.device.type == "cpu" and settings.precision == "fp16":
+        settings = replace(settings, precision="fp32")
     rows = np.linspace(0, len(archs) - 1, min(again, len(archs))).round().astype(int).tolist()
     jobs = [(arch, settings.seed) for arch in archs] + [(archs[i], settings.seed + 1) for i in rows]
     reached = torch.zeros(len(jobs), dtype=torch.float64)
@@ -187,7 +188,7 @@ def alone(
     device: torch.device,
 ) -> float:
     """Test accuracy of one network trained from scratch, in a folder of its own within the run."""
-    folder = origin.folder / ALONE / f"{'-'.join(map(str, arch))}-seed{settings.seed}-{settings.epochs}epochs"
+    folder = origin.folder / TRAINED_ALONE / f"{'-'.join(map(str, arch))}-seed{settings.seed}-{settings.epochs}epochs"
     run = replace(origin, folder=folder, train=asdict(settings), arch=arch, start=None)
     torch.manual_seed(settings.seed)
     network = Supernet(space, origin.sharing, only=arch)

@@ -23,6 +23,7 @@ from ..supernet import (
 )
 from ..supernet.checkpoint import METRICS, RUN, read_metrics, weights_fingerprint
 from ..supernet.data import data_record
+from ..supernet.metrics import METRICS as KNOWN_METRICS
 
 
 def last_metrics(run: Run) -> dict[str, float]:
@@ -51,6 +52,11 @@ def run_data(run: Run, space: SearchSpace, folder: Path | None = None) -> Data:
             f"the images or the metric of {data.spec} have changed since {run.folder} was trained: train it anew"
         )
     return replace(data, mean=torch.tensor(run.data["mean"]), std=torch.tensor(run.data["std"]))
+
+
+def objective(data: Data, metric: str) -> Data:
+    """The data judged by the metric that a network was searched for, where that is one of their task."""
+    return replace(data, metric=metric) if KNOWN_METRICS[metric].task == data.task else data
 
 
 def check_same(old: Run, new: Run) -> None:

@@ -20,7 +20,7 @@ from ..search import Evaluation, EvaluationStore, Problem, SearchResult, StoredA
 from ..search import search as run_search
 from ..search.found import Found
 from ..search.limits import parse_limits
-from ..supernet import Data, SearchSpace, load_run, load_supernet
+from ..supernet import SearchSpace, load_run, load_supernet
 from ..supernet.additive import additive
 from ..supernet.checkpoint import weights_fingerprint
 from ..supernet.cost import COSTS
@@ -33,7 +33,7 @@ from .runs import run_data
 
 @dataclass(frozen=True)
 class Searched:
-    """What a search gave: the network found, and every evaluation behind it."""
+    """What a search gave: the network found, and every evaluation behind it (errors as negatives)."""
 
     found: Found
     result: SearchResult
@@ -68,7 +68,10 @@ def search(
     by_name = timed | statistics_of(timed, [*wanted, *([pareto] if pareto else [])])
     costs = search_costs(supernet.space, by_name, wanted, pareto, loaded.keys() - timed.keys())
     runs = {f"{name}.rejected": rejection_cost(table) for name, table in loaded.items() if table.rejected}
-    data, weights = objective(run_data(trained, supernet.space), metric), weights_fingerprint(supernet)
+    data, weights = run_data(trained, supernet.space), weights_fingerprint(supernet)
+    if metric is not None:
+        check_metric(data.task, metric, data.spec)
+        data = replace(data, metric=metric)
     evaluator = Evaluator(trained, supernet.to(ranks.device), data, weights, ranks)
     if not ranks.first:
         evaluator.serve()
@@ -97,14 +100,6 @@ def search(
     found.save(out)
     ranks.broadcast(Searched(found, result))
     return Searched(found, result)
-
-
-def objective(data: Data, metric: str | None) -> Data:
-    """The data with another metric; InputError where it is none of their task."""
-    if metric is None:
-        return data
-    check_metric(data.task, metric, data.spec)
-    return replace(data, metric=metric)
 
 
 def directed(accuracy: StoredAccuracy, better: int) -> Callable[[Any], Iterator[float]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ..errors import FaultError, InputError
+from ..errors import FaultError, InputError, unknown_name
 from ..files import check_target, exclusive
 from ..progress import Progress, silent, unheard
 from ..search.found import Found
@@ -19,16 +19,17 @@ from ..supernet import train as train_supernet
 from ..supernet.batches import steps_per_epoch
 from ..supernet.checkpoint import CHECKPOINT, RUN, weights_fingerprint
 from ..supernet.data import data_record
-from ..supernet.evaluation import bn_images, inherited_accuracies
+from ..supernet.evaluation import bn_images, inherited_accuracy
 from ..supernet.pretrained import initialise_from
-from ..supernet.ranks import ALONE, Ranks, attempt
+from ..supernet.ranks import ALONE, Ranks
 from ..supernet.spaces import space_record
 from ..supernet.teacher import load_teacher
 from ..supernet.training import check_settings
-from .runs import check_same, run_data, run_of, supernet_of
+from .runs import check_same, objective, run_data, run_of, supernet_of
 
 FOUND = "found.json"
 FINETUNE_EPOCHS = 2
+CHANGES_OF_IMAGES = ("randaugment", "mixup", "cutmix")
 
 
 def train(
@@ -52,7 +53,7 @@ def train(
     without being told. `workers` processes prepare the images of each rank.
     """
     check_target(out / RUN)
-    loaded = load_space(space)
+    settings, loaded = replace(settings, teacher=resolved_teacher(settings.teacher)), load_space(space)
     with ranks.first_alone():
         images = load_data(resolved(data), loaded, settings.seed, data_dir)
     torch.manual_seed(settings.seed)
@@ -62,7 +63,7 @@ def train(
     folder = str(data_dir.resolve()) if data_dir else None
     run = Run(out, space_record(loaded), data_record(images), folder, sharing, asdict(settings), start=start)
     train_run(run, supernet, images, settings, resume, progress, ranks, workers)
-    return run
+    return load_run(out)
 
 
 def begin_from(supernet: Supernet, source: str, out: Path, note: Callable[[str], None]) -> dict[str, Any]:
@@ -95,14 +96,16 @@ def train_run(
     with ranks.first_alone() if settings.teacher else nullcontext():
         teacher = load_teacher(settings.teacher, data, ranks.device) if settings.teacher else None
     run = replace(run, teacher=teacher.fingerprint if teacher else None)
+    begun = f"begun {run.folder.resolve()}"  # by an attempt of torchrun's in which a process died since
     with exclusive(run.folder) if ranks.first else nullcontext():
         if ranks.first:
             if not (run.folder / CHECKPOINT).exists():  # a run without a finished epoch has nothing to lose
                 run.save()
-            elif not (resume or attempt()):
+            elif not (resume or ranks.pinned(begun)):
                 raise InputError(
                     f"{run.folder} holds a run already: add --resume to continue it, or name another folder"
                 )
+            ranks.pin(begun)
         ranks.wait()
         check_same(load_run(run.folder), run)
         try:
@@ -129,19 +132,19 @@ def finetune(
     progress: Progress = silent,
     ranks: Ranks = ALONE,
     workers: int = 0,
-    **given: Any,
+    changes: Mapping[str, Any] | None = None,
 ) -> Found:
     """Train the one network of a FOUND.json on, or `from_scratch`, into the folder `out`; writes found.json there.
 
-    `given` are fields of `TrainSettings`; what is not given is as in the training of the supernet, the split of the
-    data always. Fine-tuning takes few epochs, on images that are not augmented.
+    `changes` are fields of `TrainSettings`; what is not among them is as in the training of the supernet, the split of
+    the data always. Fine-tuning takes few epochs, on images that are not augmented; on other data without the teacher.
     """
     check_target(out / RUN)
     check_target(out / FOUND, "found")
     found = Found.load(found_file)
     origin = run_of(found, found_file)
     space = origin.load_space()
-    settings = finetune_settings(origin, from_scratch, given, ranks)
+    settings = finetune_settings(origin, from_scratch, data is not None, changes or {}, ranks)
     with ranks.first_alone():
         images, folder = finetune_data(origin, space, data, data_dir)
     torch.manual_seed(settings.seed)
@@ -152,7 +155,7 @@ def finetune(
     record = data_record(images)
     run = Run(out, origin.space, record, folder, origin.sharing, asdict(settings), arch=found.arch, start=start)
     train_run(run, network, images, settings, resume, progress, ranks, workers)
-    tuned = evaluated(found, run, network, images)
+    tuned = evaluated(found, run, network, objective(images, found.metric), ranks)
     if ranks.first:
         tuned.save(out / FOUND)
     return tuned
@@ -172,25 +175,41 @@ def supernet_settings(origin: Run) -> dict[str, Any]:
     return settings
 
 
-def finetune_settings(origin: Run, from_scratch: bool, given: dict[str, Any], ranks: Ranks) -> TrainSettings:
-    """The supernet's settings, for fine-tuning fewer epochs on images as they are, and what was given.
+def finetune_settings(
+    origin: Run, from_scratch: bool, other_data: bool, changes: Mapping[str, Any], ranks: Ranks
+) -> TrainSettings:
+    """The supernet's settings, for fine-tuning fewer epochs on images as they are, with `changes`.
 
     A batch has as many parts as it had, or one for each rank where those can't share them.
     """
-    settings = TrainSettings(**supernet_settings(origin))
+    before = supernet_settings(origin)
+    known = TrainSettings.__dataclass_fields__.keys() - {"seed", "sampling"}  # of the split, and of supernets
+    for name in changes:
+        if name not in known:
+            raise unknown_name("setting of a fine-tuning", name, known)
+    usual: dict[str, Any] = {}
     if not from_scratch:
-        settings = replace(settings, epochs=FINETUNE_EPOCHS, augment=False, randaugment=0, mixup=0.0, cutmix=0.0)
-    if settings.accumulate % ranks.world:
-        settings = replace(settings, accumulate=ranks.world)
-    return replace(settings, **{name: value for name, value in given.items() if value is not None})
+        usual |= {"epochs": FINETUNE_EPOCHS, "augment": False} | dict.fromkeys(CHANGES_OF_IMAGES, 0)
+    if other_data:
+        usual["teacher"] = ""
+    if before.get("accumulate", 1) % ranks.world:
+        usual["accumulate"] = ranks.world
+    settings = TrainSettings(**{**before, **usual, **changes})
+    return replace(settings, teacher=resolved_teacher(settings.teacher))
 
 
-def evaluated(found: Found, run: Run, network: Supernet, data: Data) -> Found:
+def resolved_teacher(spec: str) -> str:
+    """A teacher with its file's whole path, so that it is found again from elsewhere."""
+    name, equals, file = spec.partition("=")
+    return f"{name}={Path(file).resolve()}" if equals else spec
+
+
+def evaluated(found: Found, run: Run, network: Supernet, data: Data, ranks: Ranks) -> Found:
     """A found network as it is after it was trained in `run`; the front beside it is not its own any more."""
-    (accuracy,) = inherited_accuracies(network, data, [found.arch], bn_images(data, run.train["seed"]))
+    images = bn_images(data, run.train["seed"])
     return replace(
         found,
-        accuracy=accuracy,
+        accuracy=inherited_accuracy(network, data, images, found.arch, ranks),
         metric=data.metric,
         data=data.spec,
         run=str(run.folder.resolve()),

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hwnas.errors import InputError
+from hwnas.errors import FaultError
 from hwnas.supernet import Data, TrainSettings, load_data, load_space
 from hwnas.supernet.batches import Part, augment, prepared, training_batches
 from hwnas.supernet.pictures import Pictures
@@ -210,5 +210,5 @@ def test_a_picture_that_went_bad_is_named(streamed: Callable[[], Data], workers:
     assert isinstance(data.train.images, Pictures)
     bad = data.train.images.files[0]
     bad.write_bytes(b"no picture")
-    with pytest.raises(InputError, match=rf"{bad.name} is not a readable image"):
+    with pytest.raises(FaultError, match=rf"{bad.name} is not a readable image"):
         list(training_batches(data, replace(PLAIN, batch=4, epochs=1), workers=workers))

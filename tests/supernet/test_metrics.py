@@ -310,6 +310,9 @@ def test_the_whole_way_with_numbers(numbers: Path) -> None:
     again = workflows.search(numbers / "run", numbers / "mae.json", budget=12, metric="mae")
     assert again.found.metric == "mae"
     assert again.found.reused == 0  # another figure
+    assert workflows.export(numbers / "mae.json", numbers / "by-mae.onnx").metric == "mae"
+    tuned = workflows.finetune(numbers / "mae.json", numbers / "tuned", changes={"epochs": 1})
+    assert (tuned.metric, tuned.accuracy > 0) == ("mae", True)
     proof = workflows.export(numbers / "found.json", numbers / "net.onnx")
     assert proof.metric == "rmse"
     assert proof.accuracy_onnx == pytest.approx(proof.accuracy_torch, abs=1e-4)
