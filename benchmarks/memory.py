@@ -5,7 +5,8 @@
 A step of one path keeps the activations of one network until its gradients are known. A step that weighs all options
 (DARTS, https://arxiv.org/abs/1806.09055, equation 2) keeps those of every option. Counted are the bytes that autograd
 saves, each storage once, weights left out; on a GPU also the peak that CUDA's allocator reports. Then as many
-candidates as said, of a smaller space, are evaluated one by one, and the resident memory of the process is read as they go.
+candidates as said, of a smaller space, are evaluated one by one, and the resident memory of the process is read as
+they go.
 """
 
 from __future__ import annotations
