@@ -63,14 +63,11 @@ def train(
 
     On several GPUs or cores: torchrun --nproc-per-node 2 -m hwnas -- train ...
     """
+    given = stated(locals())
     from .. import workflows
 
-    given: dict[str, Any] = {"epochs": epochs, "batch": batch, "lr": lr, "augment": augment, "sampling": sampling}
-    given |= {"precision": precision, "ema": ema, "randaugment": randaugment, "mixup": mixup, "cutmix": cutmix}
-    given |= {"teacher": teacher, "teacher_share": teacher_share}
     with workflows.joined(accelerator) as ranks, bar("training") as progress:
-        given |= {"seed": seed, "accumulate": accumulate or ranks.world}
-        settings = workflows.TrainSettings(**{name: value for name, value in given.items() if value is not None})
+        settings = workflows.TrainSettings(**{"accumulate": ranks.world, **given})
         run = workflows.train(
             space,
             data,
@@ -118,15 +115,20 @@ def finetune(
 
     What is not given is as for the supernet, but that fine-tuning takes 2 epochs, on images as they are.
     """
+    given = stated(locals())
     from .. import workflows
 
-    given: dict[str, Any] = {"epochs": epochs, "batch": batch, "lr": lr, "augment": augment, "precision": precision}
-    given |= {"ema": ema, "randaugment": randaugment, "mixup": mixup, "cutmix": cutmix, "accumulate": accumulate}
-    given |= {"teacher": teacher, "teacher_share": teacher_share}
-    given = {name: value for name, value in given.items() if value is not None}
     with workflows.joined(accelerator) as ranks, bar("training") as progress:
         tuned = workflows.finetune(found, out, data, data_dir, from_scratch, resume, progress, ranks, workers, given)
     console.print(f"{out / 'found.json'}: validation {tuned.metric} {tuned.accuracy:.4f}")
+
+
+def stated(options: dict[str, Any]) -> dict[str, Any]:
+    """Of a command's options those that were given and are settings of a training: they have the same names."""
+    from ..workflows import TrainSettings
+
+    known = TrainSettings.__dataclass_fields__
+    return {name: value for name, value in options.items() if name in known and value is not None}
 
 
 def rank(

@@ -143,8 +143,8 @@ def device_of(accelerator: str, local_rank: int = 0, beside: int = 1) -> torch.d
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if count < beside:
         raise InputError(
-            f"{beside} processes need as many GPUs, torch can use {count} here (see nvidia-smi): start fewer, or give "
-            "--accelerator cpu"
+            f"torch can use {count} GPUs here (see nvidia-smi), {beside} needed, one for each process: start fewer, or "
+            "give --accelerator cpu"
         )
     return torch.device("cuda", local_rank)
 

@@ -54,12 +54,7 @@ class TrainSettings:
         for name in ("epochs", "batch", "lr", "clip_norm", "accumulate"):
             if not 0 < getattr(self, name) <= LARGEST:
                 raise InputError(f"{name}={getattr(self, name)} must be positive, and at most {LARGEST:g}")
-        for name, most in (
-            ("ema", 1),
-            ("randaugment", STRONGEST + 1),
-            ("mixup", LARGEST),
-            ("cutmix", LARGEST),
-        ):
+        for name, most in (("ema", 1), ("randaugment", STRONGEST + 1), ("mixup", LARGEST), ("cutmix", LARGEST)):
             if not 0 <= getattr(self, name) < most:
                 raise InputError(f"{name}={getattr(self, name)} must be at least 0, and less than {most:g}")
         if not 0 <= self.teacher_share <= 1:

@@ -16,10 +16,7 @@ from .network import evaluating
 from .pretrained import read_state, torchvision_state
 
 KIND = "torchvision:"
-IMAGENET_MEAN, IMAGENET_STD = (
-    (0.485, 0.456, 0.406),
-    (0.229, 0.224, 0.225),
-)  # of what torchvision's weights were trained on
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of what its own weights were trained on
 HOW = "write torchvision:NAME=FILE.pt, FILE.pt being its state_dict after a training on these data"
 
 

@@ -174,6 +174,8 @@ def test_a_loss_that_is_no_number_names_step_and_path(tiny: ChainSpace, digits: 
         ({"precision": "bf61"}, "unknown precision 'bf61'; did you mean bf16"),
         ({"batch": 32, "accumulate": 5}, "a batch of 32 is no 5 parts of equal size"),
         ({"batch": 32, "accumulate": 32}, "and 2 images at least"),
+        ({"accumulate": 0}, "accumulate=0 must be positive"),
+        ({"teacher_share": 1.5}, "teacher_share=1.5 must be a share"),
         ({"ema": 1.0}, "ema=1.0 must be at least 0, and less than 1"),
         ({"randaugment": 31}, "randaugment=31 must be at least 0, and less than 31"),
         ({"mixup": -0.2}, "mixup=-0.2 must be at least 0"),
