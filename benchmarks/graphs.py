@@ -155,7 +155,7 @@ def train_all(
 
 
 def replay(captures: Sequence[Replayed]) -> None:
-    """One step of every network, beside one another, after what the current stream has copied and before what it will."""
+    """One step of every network, beside one another: after what the current stream did, before what it will do."""
     current = torch.cuda.current_stream()
     streams = list(dict.fromkeys(one.stream for one in captures))
     for stream in streams:

@@ -48,20 +48,41 @@ class AdditiveCost:
             tuple(None if pair is None else scale * pair for pair in self.pairwise),
         )
 
-    def argmin(self) -> Arch:
-        """The cheapest architecture, exactly: dynamic programming from the last gene to the first."""
-        pairs = [*self.pairwise, *[None] * (len(self.unary) - len(self.pairwise))]
-        rest = np.zeros(1)  # rest[g]: the cheapest completion after gene value g of the position at hand
-        steps: list[NDArray[np.int64]] = []  # steps[k][g]: the next gene on that completion
+    def __add__(self, other: AdditiveCost) -> AdditiveCost:
+        """The sum of two costs on one space."""
+        pairs = itertools.zip_longest(self.pairwise, other.pairwise)
+        return AdditiveCost(
+            self.offset + other.offset,
+            tuple(a + b for a, b in zip(self.unary, other.unary, strict=True)),
+            tuple(b if a is None else a if b is None else a + b for a, b in pairs),
+        )
+
+    def through(self, i: int, rest: NDArray[np.float64]) -> NDArray[np.float64]:
+        """What gene `i` and all after it cost, by (option of the gene before, option of gene i).
+
+        `rest` (options_i or 1,) is what the genes after it cost. One row where the gene before doesn't matter.
+        """
+        tail = self.unary[i] + rest  # (options_i,)
+        pair = self.pairwise[i - 1] if 0 < i <= len(self.pairwise) else None
+        return tail[None, :] if pair is None else pair + tail[None, :]
+
+    def completions(self) -> list[NDArray[np.float64]]:
+        """For every i what genes i, i + 1, ... cost at least, by the option of gene i - 1: (options or 1,).
+
+        Dynamic programming from the last gene to the first. The first array is the cheapest architecture's cost
+        without the offset, the last one zero.
+        """
+        rest = [np.zeros(1)]
         for i in reversed(range(len(self.unary))):
-            tail = self.unary[i] + rest  # (options_i,)
-            before = pairs[i - 1] if i else None
-            reach = tail[None, :] if before is None else before + tail[None, :]  # (options_{i-1} or 1, options_i)
-            steps.append(reach.argmin(axis=1))
-            rest = reach.min(axis=1)
+            rest.append(self.through(i, rest[-1]).min(axis=1))
+        return rest[::-1]
+
+    def argmin(self) -> Arch:
+        """The cheapest architecture, exactly."""
         arch: Arch = ()
-        for step in reversed(steps):
-            arch += (int(step[arch[-1] if arch and len(step) > 1 else 0]),)
+        for i, rest in enumerate(self.completions()[1:]):
+            whole = self.through(i, rest)
+            arch += (int(whole[arch[-1] if len(whole) > 1 else 0].argmin()),)
         return arch
 
     def bounds(self) -> tuple[float, float]:
