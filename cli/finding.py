@@ -26,7 +26,7 @@ def search(
     out: Annotated[Path, typer.Option(help="Where to write the network found (.json).")],
     table: Annotated[list[Path] | None, typer.Option(help="A latency table; may be repeated.")] = None,
     limit: Annotated[list[str] | None, typer.Option(help="flops=300M, params=5M, local=20ms; repeatable.")] = None,
-    strategy: Annotated[str, typer.Option(help="evolution, or random.")] = "evolution",
+    strategy: Annotated[str, typer.Option(help="A name of hwnas list strategies.")] = "evolution",
     budget: Annotated[int, typer.Option(min=1, help="Architectures to evaluate.")] = 200,
     pareto: Annotated[str | None, typer.Option(help="Keep the front of accuracy against this cost.")] = None,
     metric: Annotated[str | None, typer.Option(help="Search for another metric than that of the data.")] = None,

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..errors import InputError
-from ..supernet.space import Arch, Rng, SearchSpace, draw
+from ..supernet.space import Arch, Rng, draw
+from .novel import Novel
 from .problem import Evaluation, Problem, rank_key
 from .strategy import Strategy
 
 OPENING = 20  # candidates per place in the first generation, before it makes do with infeasible ones
-TRIES = 10  # per child, before its place goes to a random candidate
 
 
 @dataclass(frozen=True)
@@ -41,25 +41,24 @@ class Evolution:
     def __call__(self, problem: Problem, rng: Rng, budget: int, /) -> Strategy:
         population = self.population or min(50, max(8, budget // 10))
         parents = self.parents or max(2, population // 5)
-        return _EvolutionStrategy(problem.space, rng, population, parents, self.mutation)
+        return _EvolutionStrategy(problem, rng, population, parents, self.mutation)
 
 
 class _EvolutionStrategy:
-    def __init__(self, space: SearchSpace, rng: Rng, population: int, parents: int, mutation: float) -> None:
-        self.space, self.rng = space, rng
+    def __init__(self, problem: Problem, rng: Rng, population: int, parents: int, mutation: float) -> None:
+        self.space, self.rng, self.novel = problem.space, rng, Novel(problem, rng)
         self.population, self.parents, self.mutation = population, parents, mutation
         self.best: list[Evaluation] = []  # at most `parents`, the best first
-        self.asked: set[Arch] = set()
         self.told = self.feasible = 0
 
     def ask(self, n: int) -> list[Arch]:
         # The first generation counts feasible candidates: infeasible ones cost nothing, but teach little.
         if self.feasible < self.population and self.told < OPENING * self.population:
-            return self._draws(min(n, self.population - self.feasible))
+            return self.novel.drawn(min(n, self.population - self.feasible))
         size = min(n, self.population)
-        children = self._new(self._crossover, size // 2)
-        children += self._new(self._mutant, size - len(children))
-        return children + self._draws(size - len(children))
+        children = self.novel.made(self._crossover, size // 2)
+        children += self.novel.made(self._mutant, size - len(children))
+        return self.novel.filled(children, size, n)
 
     def tell(self, evaluations: Sequence[Evaluation]) -> None:
         self.told += len(evaluations)
@@ -75,20 +74,3 @@ class _EvolutionStrategy:
 
     def _parent(self) -> Arch:
         return self.best[draw(self.rng, len(self.best))].arch
-
-    def _draws(self, n: int) -> list[Arch]:
-        """Random candidates: new ones, then repeats, which cost nothing, where hardly any are left."""
-        new = self._new(lambda: self.space.sample(self.rng), n)
-        return new + [self.space.sample(self.rng) for _ in range(n - len(new))]
-
-    def _new(self, make: Callable[[], Arch], n: int) -> list[Arch]:
-        """Up to `n` candidates that were never asked for."""
-        found: list[Arch] = []
-        for _ in range(n * TRIES):
-            if len(found) == n:
-                break
-            arch = self.space.canonical(make())
-            if arch not in self.asked:
-                self.asked.add(arch)
-                found.append(arch)
-        return found

@@ -9,14 +9,31 @@ from functools import cached_property
 
 from ..errors import InputError, unknown_name
 from ..supernet.space import Arch, SearchSpace
+from .aging import Aging
+from .bayesian import Bayesian
 from .evolution import Evolution
+from .grid import Grid
+from .nsga2 import NSGA2
+from .predictor import Predictor
 from .problem import Evaluation, Problem, rank_key
+from .progressive import Progressive
 from .random_search import Random
 from .reach import Reach
+from .reinforce import Reinforce
 from .result import Ended, SearchResult
 from .strategy import StrategySettings
 
-STRATEGIES: dict[str, Callable[[], StrategySettings]] = {"random": Random, "evolution": Evolution}
+STRATEGIES: dict[str, Callable[[], StrategySettings]] = {
+    "random": Random,
+    "grid": Grid,
+    "evolution": Evolution,
+    "aging": Aging,
+    "nsga2": NSGA2,
+    "reinforce": Reinforce,
+    "progressive": Progressive,
+    "bayesian": Bayesian,
+    "predictor": Predictor,
+}
 
 Progress = Callable[[int, int, Evaluation], None]
 
@@ -87,7 +104,7 @@ class _Ledger:
         """Why the search is over; None when it is not."""
         if not self.left:
             return "budget"
-        if self.fruitless >= BATCH and self._feasible_in_all == len(self.evaluated):
+        if self.fruitless and self._feasible_in_all == len(self.evaluated):
             return "space"
         return "patience" if self.fruitless >= patience else None
 

@@ -5,25 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..supernet.space import Arch, Rng, SearchSpace
+from ..supernet.space import Arch, Rng
+from .feasible import Feasible, numbers_of
 from .problem import Evaluation, Problem
 from .strategy import Strategy
 
 
 @dataclass(frozen=True)
 class Random:
-    """Independent draws from the space: https://arxiv.org/abs/1902.07638 shows how strong that is."""
+    """Independent draws from what keeps the limits: https://arxiv.org/abs/1902.07638 shows how strong that is."""
 
     def __call__(self, problem: Problem, rng: Rng, _budget: int, /) -> Strategy:
-        return _RandomStrategy(problem.space, rng)
+        return _RandomStrategy(problem, rng)
 
 
 class _RandomStrategy:
-    def __init__(self, space: SearchSpace, rng: Rng) -> None:
-        self.space, self.rng = space, rng
+    def __init__(self, problem: Problem, rng: Rng) -> None:
+        self.feasible, self.numbers = Feasible(problem), numbers_of(rng)
 
     def ask(self, n: int) -> list[Arch]:
-        return [self.space.sample(self.rng) for _ in range(n)]
+        return self.feasible.sample(self.numbers, n)
 
     def tell(self, evaluations: Sequence[Evaluation]) -> None:
         """Nothing to learn: the draws are independent."""

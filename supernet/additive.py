@@ -32,7 +32,7 @@ class AdditiveCost:
             raise InputError(
                 f"architectures must be (n, {len(self.unary)}) numbers of options, not {genes.shape} from {genes.min()}"
             )
-        total = np.full(len(genes), self.offset)
+        total = np.full(len(genes), self.offset, dtype=np.float64)
         for i, table in enumerate(self.unary):
             total += table[genes[:, i]]
         for i, pair in enumerate(self.pairwise):
