@@ -2,6 +2,7 @@
 
 from .aging import Aging
 from .bayesian import Bayesian
+from .budget import Budget
 from .evolution import Evolution
 from .feasible import Feasible
 from .grid import Grid
@@ -21,6 +22,7 @@ __all__ = [
     "STRATEGIES",
     "Aging",
     "Bayesian",
+    "Budget",
     "Evaluation",
     "EvaluationStore",
     "Evolution",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..errors import InputError
-from ..supernet.space import Arch, Rng, draw
+from ..supernet.space import Arch, Rng
 from .novel import Novel
 from .problem import Evaluation, Problem, rank_key
 from .strategy import Strategy
@@ -73,4 +73,4 @@ class _EvolutionStrategy:
         return self.space.mutate(self._parent(), self.rng, self.mutation)
 
     def _parent(self) -> Arch:
-        return self.best[draw(self.rng, len(self.best))].arch
+        return self.best[int(self.rng.random() * len(self.best))].arch

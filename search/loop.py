@@ -11,6 +11,7 @@ from ..errors import InputError, unknown_name
 from ..supernet.space import Arch, SearchSpace
 from .aging import Aging
 from .bayesian import Bayesian
+from .budget import Budget
 from .evolution import Evolution
 from .grid import Grid
 from .nsga2 import NSGA2
@@ -44,26 +45,28 @@ SMALL = 50_000  # genes that may be looked at to list a whole space when candida
 def search(
     problem: Problem,
     strategy: str | StrategySettings = "evolution",
-    budget: int = 500,
+    budget: int | Budget = 500,
     seed: int = 0,
     progress: Progress | None = None,
     patience: int = 100_000,
 ) -> SearchResult:
     """Find the best architecture of `problem` with `budget` evaluations of distinct architectures.
 
-    `strategy` is a name from STRATEGIES or a strategy's settings. `progress` is called with (evaluations
-    done, budget, the best so far) after each. The same seed gives the same history. After `patience`
+    `strategy` is a name from STRATEGIES or a strategy's settings; a `Budget` may also be of time, or until converged.
+    `progress` is called with (evaluations done, of how many, the best so far) after each. The same seed and number of
+    evaluations give the same history. After `patience`
     candidates in a row without a new one that keeps the limits, the search ends with what it has;
     InfeasibleError, with the range that can be reached, if that is nothing.
     """
-    if budget < 1 or patience < 1:
-        raise InputError(f"budget={budget} and patience={patience} must be at least 1")
+    spend = budget if isinstance(budget, Budget) else Budget(budget)
+    if patience < 1:
+        raise InputError(f"patience={patience} must be at least 1")
     start = time.perf_counter()
-    ledger = _Ledger(problem, budget, progress)
+    ledger = _Ledger(problem, spend, progress)
     ledger.reach.check()
-    running = _settings(strategy)(problem, random.Random(seed), budget)
+    running = _settings(strategy)(problem, random.Random(seed), spend.expected)
     while True:
-        candidates = running.ask(max(BATCH, ledger.left))
+        candidates = running.ask(max(BATCH, min(ledger.left, spend.expected)))
         told = ledger.judge(candidates)
         ended = ledger.ended(patience) if candidates else "strategy"
         if ended:
@@ -74,17 +77,23 @@ def search(
 class _Ledger:
     """What a search knows: every evaluation made, and what it takes to say when to stop and why."""
 
-    def __init__(self, problem: Problem, budget: int, progress: Progress | None) -> None:
+    def __init__(self, problem: Problem, budget: Budget, progress: Progress | None) -> None:
         self.problem, self.budget, self.progress = problem, budget, progress
         self.reach = Reach(problem)
         self.evaluated: dict[Arch, Evaluation] = {}  # by canonical architecture, in order
         self.best: Evaluation | None = None
         self.priced = self.fruitless = 0
+        self.best_at, self.start = 0, time.perf_counter()
 
     @property
     def left(self) -> int:
-        """Evaluations left in the budget."""
-        return self.budget - len(self.evaluated)
+        """Evaluations left in the budget, as it looks now."""
+        done = len(self.evaluated)
+        return (
+            self.budget.total(done, self.best_at, time.perf_counter() - self.start) - done
+            if done
+            else self.budget.expected
+        )
 
     def judge(self, candidates: Sequence[Arch]) -> list[Evaluation]:
         """Price what is not known yet, evaluate the feasible within the budget, answer for all."""
@@ -103,7 +112,13 @@ class _Ledger:
     def ended(self, patience: int) -> Ended | None:
         """Why the search is over; None when it is not."""
         if not self.left:
-            return "budget"
+            return (
+                "budget"
+                if self.budget.evaluations == len(self.evaluated)
+                else "time"
+                if self.budget.minutes
+                else "converged"
+            )
         if self.fruitless and self._feasible_in_all == len(self.evaluated):
             return "space"
         return "patience" if self.fruitless >= patience else None
@@ -119,9 +134,13 @@ class _Ledger:
     def _evaluate(self, feasible: Sequence[Evaluation]) -> None:
         for evaluation in self.problem.evaluated(feasible):
             self.evaluated[evaluation.arch] = evaluation
-            self.best = min(self.best or evaluation, evaluation, key=rank_key)
+            if self.best is None or rank_key(evaluation) < rank_key(self.best):
+                self.best, self.best_at = evaluation, len(self.evaluated)
+            left = self.left
             if self.progress:
-                self.progress(len(self.evaluated), self.budget, self.best)
+                self.progress(len(self.evaluated), len(self.evaluated) + left, self.best)
+            if not left:
+                break
 
     @cached_property
     def _feasible_in_all(self) -> int | None:

@@ -8,7 +8,7 @@ from ..supernet.space import Arch, Rng
 from .feasible import Feasible, numbers_of
 from .problem import Problem
 
-TRIES = 10  # per candidate, before its place goes to a random one
+TRIES = 5  # per candidate, before its place goes to a random one
 BULK = 100  # random ones that are looked at together
 
 
@@ -29,7 +29,10 @@ class Novel:
         for _ in range(n * TRIES):
             if len(found) == n:
                 break
-            found += self.new([make()])
+            arch = self.space.canonical(make())
+            if arch not in self.asked:
+                self.asked.add(arch)
+                found.append(arch)
         return found
 
     def new(self, archs: list[Arch]) -> list[Arch]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -95,17 +96,17 @@ class Problem:
             return []  # costs need not cope with an empty batch
         costs = self.price(archs)
         violations = np.broadcast_to(self.violation(costs), len(archs)).tolist()
-        columns = {name: column.tolist() for name, column in costs.items()}
+        rows = zip(*(column.tolist() for column in costs.values()), strict=True) if costs else itertools.repeat(())
         return [
-            Evaluation(arch, math.nan, {name: column[i] for name, column in columns.items()}, violations[i])
-            for i, arch in enumerate(archs)
+            Evaluation(arch, math.nan, dict(zip(costs, row, strict=True)), violation)
+            for arch, row, violation in zip(archs, rows, violations, strict=False)
         ]
 
     def evaluated(self, priced: Sequence[Evaluation]) -> Iterator[Evaluation]:
         """The same evaluations with their accuracy, each as soon as it is known."""
         values = self.accuracy(self.batch([evaluation.arch for evaluation in priced]))
         for accuracy, evaluation in zip(one_each(values, len(priced)), priced, strict=True):
-            yield replace(evaluation, accuracy=accuracy)
+            yield Evaluation(evaluation.arch, accuracy, evaluation.costs, evaluation.violation)
 
 
 def one_each(values: Iterable[float], n: int) -> Iterator[float]:

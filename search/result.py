@@ -9,7 +9,7 @@ from typing import Literal
 from ..errors import unknown_name
 from .problem import Evaluation, rank_key
 
-Ended = Literal["budget", "space", "patience", "strategy"]
+Ended = Literal["budget", "time", "converged", "space", "patience", "strategy"]
 
 
 @dataclass(frozen=True)
@@ -17,8 +17,8 @@ class SearchResult:
     """The evaluated architectures, all of which keep the limits, in the order of their evaluation.
 
     `priced` counts the candidates whose costs were asked for, repeats included. `ended` says what ran out
-    first: the budget, the architectures of the space, the patience with candidates that bring nothing new,
-    or the strategy's proposals.
+    first: the budget of evaluations, that of time, the hope for a better one, the architectures of the space, the
+    patience with candidates that bring nothing new, or the strategy's proposals.
     """
 
     history: tuple[Evaluation, ...]

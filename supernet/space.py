@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Protocol
 
@@ -22,6 +22,7 @@ from .blocks import build
 from .layer import INPUT, Layer, Node, named
 
 Arch = tuple[int, ...]
+BITS = 52  # of a random number in [0, 1) that are random, and exact as an integer
 
 
 class Rng(Protocol):
@@ -33,6 +34,18 @@ class Rng(Protocol):
 def draw(rng: Rng, n: int) -> int:
     """A uniform integer in [0, n)."""
     return int(rng.random() * n)
+
+
+def _hits(rng: Rng, rate: float, n: int) -> Iterator[int]:
+    """Which of `n` places are hit, each with probability `rate`: one random number per hit, not per place."""
+    if rate >= 1:
+        yield from range(n)
+    elif rate > 0:
+        scale = 1 / math.log1p(-rate)
+        place = int(math.log1p(-rng.random()) * scale)  # geometric: places that are missed before the next
+        while place < n:
+            yield place
+            place += 1 + int(math.log1p(-rng.random()) * scale)
 
 
 class SearchSpace(ABC):
@@ -85,8 +98,10 @@ class SearchSpace(ABC):
     def mutate(self, arch: Arch, rng: Rng, rate: float) -> Arch:
         """Each gene drawn anew with probability `rate`, and where an earlier change made it invalid."""
         if self.options is not None:
-            pairs = zip(arch, self.options, strict=True)
-            return tuple([int(rng.random() * n) if rng.random() < rate else gene for gene, n in pairs])
+            genes, options = list(arch), self.options
+            for i in _hits(rng, rate, len(genes)):
+                genes[i] = int(rng.random() * options[i])
+            return tuple(genes)
         child: Arch = ()
         while (options := self.choices(child)) is not None:
             gene = arch[len(child)] if len(child) < len(arch) else options
@@ -96,7 +111,10 @@ class SearchSpace(ABC):
     def cross(self, a: Arch, b: Arch, rng: Rng) -> Arch:
         """Each gene from `a` or `b` with equal probability; drawn anew where neither fits."""
         if self.options is not None:
-            return tuple([x if rng.random() < 0.5 else y for x, y in zip(a, b, strict=True)])
+            if len(a) > BITS:
+                return (*self.cross(a[:BITS], b[:BITS], rng), *self.cross(a[BITS:], b[BITS:], rng))
+            coins = f"{int(rng.random() * (1 << BITS)):0{BITS}b}"  # one number, a bit of it per gene
+            return tuple([x if coin == "1" else y for x, y, coin in zip(a, b, coins, strict=False)])
         child: Arch = ()
         while (options := self.choices(child)) is not None:
             i = len(child)

@@ -1,0 +1,74 @@
+"""Budgets of evaluations, of time, and until converged."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from hwnas.errors import InputError
+from hwnas.search import STRATEGIES, Problem, search
+from hwnas.search.budget import IN_VAIN, Budget, parse_budget
+from hwnas.supernet.space import ChoiceSpace
+
+SPACE = ChoiceSpace([4] * 12)
+
+
+def slow(batch: np.ndarray) -> Iterator[float]:
+    for arch in batch:
+        time.sleep(0.002)
+        yield float(arch.sum())
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_search_ends_with_its_time(strategy: str) -> None:
+    result = search(Problem(SPACE, slow), strategy, Budget(minutes=0.3 / 60))
+    assert result.ended == "time"
+    assert 1 <= len(result.history) <= 150  # 0.3 s of evaluations of 2 ms
+    assert result.seconds < 5
+
+
+def test_an_evaluation_is_made_however_short_the_time() -> None:
+    assert len(search(Problem(SPACE, slow), "random", Budget(minutes=1e-9)).history) == 1
+
+
+def test_a_number_and_a_time_end_with_what_comes_first() -> None:
+    result = search(Problem(SPACE, slow), "random", Budget(evaluations=3, minutes=10))
+    assert (result.ended, len(result.history)) == ("budget", 3)
+
+
+@pytest.mark.parametrize("strategy", ["random", "evolution", "predictor"])
+def test_converged_is_when_as_many_were_in_vain_as_it_took(strategy: str) -> None:
+    result = search(Problem(SPACE, lambda batch: batch.sum(1)), strategy, Budget())
+    found_at = 1 + max(range(len(result.history)), key=lambda i: (result.history[i].accuracy, -i))
+    assert result.ended == "converged"
+    assert len(result.history) == found_at + max(IN_VAIN, found_at)
+
+
+def test_progress_tells_how_many_it_will_be() -> None:
+    told: list[tuple[int, int]] = []
+    search(Problem(SPACE, slow), "random", Budget(minutes=0.1 / 60), progress=lambda n, of, _: told.append((n, of)))
+    assert all(done <= total for done, total in told)
+    assert told[-1][0] == told[-1][1]
+
+
+@pytest.mark.parametrize(
+    ("text", "budget"),
+    [
+        ("200", Budget(200)),
+        (200, Budget(200)),
+        ("10min", Budget(minutes=10)),
+        ("1.5 h", Budget(minutes=90)),
+        ("converged", Budget()),
+    ],
+)
+def test_budgets_as_they_are_written(text: str | int, budget: Budget) -> None:
+    assert parse_budget(text) == budget
+
+
+@pytest.mark.parametrize("text", ["", "0", "-5", "1.5", "10s", "ten", "0min", "convergd"])
+def test_what_is_no_budget_is_named(text: str) -> None:
+    with pytest.raises(InputError, match="budget"):
+        parse_budget(text)
