@@ -26,10 +26,15 @@ def search(
     out: Annotated[Path, typer.Option(help="Where to write the network found (.json).")],
     table: Annotated[list[Path] | None, typer.Option(help="A latency table; may be repeated.")] = None,
     limit: Annotated[list[str] | None, typer.Option(help="flops=300M, params=5M, local=20ms; repeatable.")] = None,
-    strategy: Annotated[str, typer.Option(help="A name of hwnas list strategies.")] = "evolution",
-    budget: Annotated[int, typer.Option(min=1, help="Architectures to evaluate.")] = 200,
+    strategy: Annotated[
+        str | None, typer.Option(help="A name of hwnas list strategies: evolution, with --pareto nsga2.")
+    ] = None,
+    budget: Annotated[str, typer.Option(help="Architectures to evaluate, a time (10min, 2h), or converged.")] = "200",
+    evaluate: Annotated[str, typer.Option(help="With the supernet's weights, or train:EPOCHS each.")] = "supernet",
     pareto: Annotated[str | None, typer.Option(help="Keep the front of accuracy against this cost.")] = None,
     metric: Annotated[str | None, typer.Option(help="Search for another metric than that of the data.")] = None,
+    device: Annotated[str | None, typer.Option(help="Measure the best there, with --verify.")] = None,
+    verify: Annotated[int | None, typer.Option(help="So many; the best that measures within its limit wins.")] = None,
     accelerator: AcceleratorOption = "auto",
     seed: SeedOption = 0,
     resume: ResumeOption = False,  # noqa: ARG001 - a search always reuses what the run's store knows
@@ -42,7 +47,21 @@ def search(
 
     with workflows.joined(accelerator) as ranks, bar("searching") as progress:
         searched = workflows.search(
-            run, out, table or (), limit or (), strategy, budget, seed, pareto, metric, progress, console.print, ranks
+            run,
+            out,
+            table or (),
+            limit or (),
+            strategy,
+            budget,
+            seed,
+            pareto,
+            metric,
+            progress,
+            console.print,
+            ranks,
+            evaluate,
+            device,
+            verify,
         )
     found = searched.found
     console.print(
@@ -54,7 +73,8 @@ def search(
         figure = "{:.4g} ms" if interval else "{:,.0f}"
         words = f" [{interval[0]:.4g}, {interval[1]:.4g}]" if interval else ""
         asked = f", limit {figure.format(found.limits[name])}" if name in found.limits else ""
-        console.print(f"  {name} {figure.format(value)}{words}{asked}")
+        seen = f", measured {found.measured[name]:.4g} ms" if name in found.measured else ""
+        console.print(f"  {name} {figure.format(value)}{words}{asked}{seen}")
 
 
 def export(

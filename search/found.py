@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ class Found:
 
     `tables` holds for each device its fingerprint, the table's path, the nominal `reference_ms` and `anchors`; `front`
     the non-dominated networks, where they were asked for; `weights` the fingerprint of the
-    supernet's, or of the network's own after fine-tuning.
+    supernet's, or of the network's own after fine-tuning; `measured` what it took where the search had it measured.
     """
 
     arch: Arch
@@ -41,6 +41,7 @@ class Found:
     seed: int
     front: tuple[Mapping[str, Any], ...] = ()
     metric: str = "accuracy"
+    measured: Mapping[str, float] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         """Write FOUND.json, atomically."""
@@ -51,10 +52,8 @@ class Found:
         """Read what `save` wrote."""
         data = read_json(path, "found", VERSION)
         try:
-            fields = {
-                "metric": data.get("metric", "accuracy"),
-                **{name: data[name] for name in cls.__dataclass_fields__ if name != "metric"},
-            }
+            later = {"metric": data.get("metric", "accuracy"), "measured": data.get("measured", {})}
+            fields = later | {name: data[name] for name in cls.__dataclass_fields__ if name not in later}
             fields["arch"] = tuple(int(gene) for gene in fields["arch"])
             fields["front"] = tuple(fields["front"])
         except (KeyError, TypeError, ValueError) as error:

@@ -9,7 +9,7 @@ from typing import Literal
 from ..errors import unknown_name
 from .problem import Evaluation, rank_key
 
-Ended = Literal["budget", "time", "converged", "space", "patience", "strategy"]
+Ended = Literal["budget", "time", "converged", "space", "patience", "strategy", "front"]
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class SearchResult:
 
     `priced` counts the candidates whose costs were asked for, repeats included. `ended` says what ran out
     first: the budget of evaluations, that of time, the hope for a better one, the architectures of the space, the
-    patience with candidates that bring nothing new, or the strategy's proposals.
+    patience with candidates that bring nothing new, or the strategy's proposals; or that it was answered from a front.
     """
 
     history: tuple[Evaluation, ...]

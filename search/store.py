@@ -72,6 +72,12 @@ class EvaluationStore:
         stored = self.get(key, arch)
         return accuracy if stored is None else stored
 
+    def all(self, key: str) -> dict[Arch, float]:
+        """Every architecture with an accuracy under `key`, and the accuracy, in a fixed order."""
+        with self._errors():
+            rows = self._database.execute("SELECT arch, accuracy FROM evaluations WHERE key = ? ORDER BY arch", (key,))
+            return {tuple(json.loads(arch)): math.nan if value is None else value for arch, value in rows}
+
     def count(self, key: str) -> int:
         """Number of architectures with an accuracy under `key`."""
         with self._errors():

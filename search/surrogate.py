@@ -7,15 +7,17 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm, rankdata
+from scipy.stats import kendalltau, norm, rankdata
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, Kernel, WhiteKernel
 from sklearn.linear_model import BayesianRidge
 
 from ..supernet.space import Arch
+from .problem import Evaluation
 
 GROWTH = 1.25  # of the known architectures, after which the kernel is fitted anew: that takes longest
+FOLDS, LEAST = 5, 20  # parts of what is known, of which each is foretold by the others; evaluations for that
 MOST = 600  # architectures to learn from: the time grows with their cube
 
 
@@ -68,6 +70,22 @@ class Surrogate:
                 if (column := self.columns.get(place)) is not None:
                     row[column] = 1
         return rows
+
+
+def held_out_tau(evaluations: Sequence[Evaluation]) -> float | None:
+    """Kendall tau between accuracies and what a surrogate that has not seen them expects; None where there are few.
+
+    Every fifth evaluation in turn is kept from it.
+    """
+    known = [evaluation for evaluation in evaluations if evaluation.accuracy == evaluation.accuracy]
+    if len(known) < LEAST:
+        return None
+    expected = np.zeros(len(known))
+    for fold in range(FOLDS):
+        rest = [evaluation for i, evaluation in enumerate(known) if i % FOLDS != fold]
+        surrogate = Surrogate().fit([e.arch for e in rest], [e.accuracy for e in rest])
+        expected[fold::FOLDS] = surrogate.predict([e.arch for e in known[fold::FOLDS]])[0]
+    return float(kendalltau(expected, [evaluation.accuracy for evaluation in known]).statistic)
 
 
 FIRST = ConstantKernel(1.0, (1e-2, 1e2)) * RBF(2.0, (0.5, 20)) + WhiteKernel(0.1, (1e-3, 1))

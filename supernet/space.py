@@ -98,9 +98,9 @@ class SearchSpace(ABC):
     def mutate(self, arch: Arch, rng: Rng, rate: float) -> Arch:
         """Each gene drawn anew with probability `rate`, and where an earlier change made it invalid."""
         if self.options is not None:
-            genes, options = list(arch), self.options
+            genes, counts = list(arch), self.options
             for i in _hits(rng, rate, len(genes)):
-                genes[i] = int(rng.random() * options[i])
+                genes[i] = int(rng.random() * counts[i])
             return tuple(genes)
         child: Arch = ()
         while (options := self.choices(child)) is not None:

@@ -1,38 +1,50 @@
-"""Evaluation of candidates by a run's supernet: remembered in the run, and spread over all processes."""
+"""Evaluation of candidates: remembered in the run, and spread over all processes."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 import torch
 
+from ..errors import InputError
 from ..files import digest
+from ..progress import Progress, silent
 from ..search import EvaluationStore, StoredAccuracy
-from ..supernet import Data, Run, Supernet
+from ..supernet import Data, Run, SearchSpace, Supernet, TrainSettings
 from ..supernet.evaluation import METHOD, bn_images, inherited_accuracy
 from ..supernet.ranks import ALONE, Ranks, dismiss, evaluate_all, serve
 from ..supernet.space import Arch
+from .training import supernet_settings, train_run
 
 STORE = "evaluations.sqlite"
+TRAINED_ALONE = "alone"  # the folder in a run for its networks that were trained alone
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluator:
-    """The metric of a run's networks with inherited weights, `weights` being their fingerprint."""
+    """The metric of a run's networks with inherited weights, `weights` being their fingerprint.
+
+    With `trained` every network is trained from scratch instead, with these settings.
+    """
 
     run: Run
     supernet: Supernet
     data: Data
     weights: str
     ranks: Ranks = ALONE
+    trained: TrainSettings | None = None
 
     def stored(self, store: EvaluationStore) -> StoredAccuracy:
         """On rank 0: evaluation that remembers every value, by all that it depends on."""
         seed, metric = self.run.train["seed"], self.data.metric
         key = [self.weights, self.run.data["fingerprint"], self.run.space["fingerprint"], seed, METHOD]
+        if self.trained is not None:
+            key[0] = f"trained {sorted(asdict(self.trained).items())}"
         key += [metric] if metric != self.run.data.get("metric", "accuracy") else []
         return StoredAccuracy(store, digest(*key), lambda archs: evaluate_all(self.ranks, self._one, archs))
 
@@ -46,9 +58,50 @@ class Evaluator:
         """On the other ranks: evaluate what rank 0 asks for, as long as it does."""
         serve(self.ranks, self._one)
 
+    def network(self, arch: Arch) -> tuple[Run, Supernet]:
+        """The run that holds the weights by which `arch` was evaluated, and the network of these weights."""
+        if self.trained is None:
+            return self.run, self.supernet
+        space = self.supernet.space
+        return train_alone(self.run, space, self.data, arch, self.trained, silent, self.ranks.device)
+
     @cached_property
     def _images(self) -> torch.Tensor:
         return bn_images(self.data, self.run.train["seed"])
 
     def _one(self, arch: Arch) -> float:
-        return inherited_accuracy(self.supernet, self.data, self._images, arch)
+        _, network = self.network(arch)
+        return inherited_accuracy(network, self.data, self._images, arch)
+
+
+def train_alone(
+    origin: Run,
+    space: SearchSpace,
+    data: Data,
+    arch: Arch,
+    settings: TrainSettings,
+    progress: Progress,
+    device: torch.device,
+) -> tuple[Run, Supernet]:
+    """One network trained from scratch, in a folder of its own within the run `origin`: what is there goes on."""
+    run = replace(origin, folder=alone_folder(origin, arch, settings), train=asdict(settings), arch=arch, start=None)
+    torch.manual_seed(settings.seed)
+    network = Supernet(space, origin.sharing, only=arch)
+    train_run(run, network, data, settings, resume=True, progress=progress, ranks=Ranks(device=device))
+    return run, network
+
+
+def alone_folder(origin: Run, arch: Arch, settings: TrainSettings) -> Path:
+    """Where a network of a run is trained alone."""
+    name = f"{'-'.join(map(str, arch))}-seed{settings.seed}-{settings.epochs}epochs"
+    return origin.folder / TRAINED_ALONE / name
+
+
+def trained_settings(evaluate: str, run: Run) -> TrainSettings | None:
+    """How candidates are trained for `--evaluate train:EPOCHS`, as the supernet was; None for `supernet`."""
+    if evaluate == "supernet":
+        return None
+    match = re.fullmatch(r"train:([1-9]\d*)", evaluate)
+    if match is None:
+        raise InputError(f"--evaluate {evaluate} is neither supernet nor train:EPOCHS, such as train:10")
+    return TrainSettings(**{**supernet_settings(run), "epochs": int(match[1]), "sampling": "uniform"})

@@ -18,7 +18,7 @@ from ..latency import LatencyTable, spread
 from ..progress import Progress, silent
 from ..report import Ranked, ranking_chart, save_chart
 from ..search import EvaluationStore
-from ..supernet import Data, Run, SearchSpace, Supernet, TrainSettings, load_run, load_supernet
+from ..supernet import Data, Run, SearchSpace, TrainSettings, load_run, load_supernet
 from ..supernet.checkpoint import weights_fingerprint
 from ..supernet.cost import analytic_cost, flops
 from ..supernet.evaluation import accuracy, bn_images, calibrated_subnet
@@ -26,13 +26,12 @@ from ..supernet.metrics import METRICS
 from ..supernet.ranking import Ranking, ranking
 from ..supernet.ranks import ALONE, Ranks
 from ..supernet.space import Arch
-from .evaluating import STORE, Evaluator
+from .evaluating import STORE, Evaluator, train_alone
+from .pricing import load_tables
 from .runs import run_data
-from .searching import load_tables
-from .training import supernet_settings, train_run
+from .training import supernet_settings
 
 VERSION = 1
-TRAINED_ALONE = "alone"  # the folder in a run for its networks that were trained alone
 LEAST = 3  # networks, for a correlation
 AGAIN = 1 / 3  # of the networks are trained with a second seed
 WRITE = "write rows ARCH,ACCURACY such as 0-2-1,0.913"
@@ -188,11 +187,7 @@ def alone(
     device: torch.device,
 ) -> float:
     """Test accuracy of one network trained from scratch, in a folder of its own within the run."""
-    folder = origin.folder / TRAINED_ALONE / f"{'-'.join(map(str, arch))}-seed{settings.seed}-{settings.epochs}epochs"
-    run = replace(origin, folder=folder, train=asdict(settings), arch=arch, start=None)
-    torch.manual_seed(settings.seed)
-    network = Supernet(space, origin.sharing, only=arch)
-    train_run(run, network, data, settings, resume=True, progress=progress, ranks=Ranks(device=device))
+    _, network = train_alone(origin, space, data, arch, settings, progress, device)
     return accuracy(calibrated_subnet(network, arch, bn_images(data, settings.seed)), data, data.test)
 
 

@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from ..errors import FaultError, InputError
+from ..devices import load_device
+from ..errors import InputError
 from ..files import check_target
-from ..latency import LatencyTable, analytic_cost
+from ..latency import LatencyTable
 from ..latency.anchors import FEW, anchors_of
 from ..progress import Progress, silent, unheard
 from ..search import Evaluation, EvaluationStore, Problem, SearchResult, StoredAccuracy
 from ..search import search as run_search
+from ..search.budget import parse_budget
 from ..search.found import Found
 from ..search.limits import parse_limits
+from ..search.surrogate import held_out_tau
 from ..supernet import SearchSpace, load_run, load_supernet
-from ..supernet.additive import additive
 from ..supernet.checkpoint import weights_fingerprint
 from ..supernet.cost import COSTS
 from ..supernet.metrics import METRICS, check_metric
 from ..supernet.ranks import ALONE, Ranks
 from ..supernet.space import Arch
-from .evaluating import STORE, Evaluator
+from .evaluating import STORE, Evaluator, trained_settings
+from .fronts import answered, front_of, remember
+from .pricing import check_sums, load_tables, priced_by, warn_of
 from .runs import run_data
+from .verifying import ROUNDS, Verification, limits_there
 
 
 @dataclass(frozen=True)
@@ -44,62 +45,126 @@ def search(
     out: Path,
     tables: Sequence[Path] = (),
     limits: Sequence[str] = (),
-    strategy: str = "evolution",
-    budget: int = 200,
+    strategy: str | None = None,
+    budget: int | str = 200,
     seed: int = 0,
     pareto: str | None = None,
     metric: str | None = None,
     progress: Progress = silent,
     note: Callable[[str], None] = unheard,
     ranks: Ranks = ALONE,
+    evaluate: str = "supernet",
+    device: str | None = None,
+    verify: int | None = None,
 ) -> Searched:
     """Find the architecture of a run's supernet that is best within the limits; write it to `out`.
 
-    Best by `metric`, without one by that of the data. A latency limit holds for the upper end of the predicted
-    interval. All `ranks` call it alike: each evaluates some of the candidates, rank 0 does the rest.
+    Best by `metric`, without one by that of the data, with inherited weights (`evaluate` "supernet") or trained from
+    scratch for so many epochs each ("train:10"). `budget` is a number of evaluations, a time such as "10min", or
+    "converged". A latency limit holds for the upper end of the predicted interval; with `device` and `verify` the best
+    so many are measured there, and the best that measures within its limit is taken. With `pareto` it looks for the
+    front of accuracy against that cost (by `nsga2`, if no strategy is given); what the front covers, a later search
+    answers from it. All `ranks` call it alike: each evaluates some of the candidates, rank 0 does the rest.
     """
     check_target(out, "found")
-    wanted = parse_limits(limits)
+    wanted, spend = parse_limits(limits), parse_budget(budget)
+    strategy = strategy or ("nsga2" if pareto else "evolution")
     trained, supernet = load_run(run), load_supernet(run)
     if trained.arch is not None:
         raise InputError(f"{run} holds one network and no supernet: search in the run that it was found in")
-    loaded = load_tables(tables, supernet.space)
-    timed = {name: table for name, table in loaded.items() if table.timed}
-    by_name = timed | statistics_of(timed, [*wanted, *([pareto] if pareto else [])])
-    costs = search_costs(supernet.space, by_name, wanted, pareto, loaded.keys() - timed.keys())
-    runs = {f"{name}.rejected": rejection_cost(table) for name, table in loaded.items() if table.rejected}
-    data, weights = run_data(trained, supernet.space), weights_fingerprint(supernet)
+    space, loaded = supernet.space, load_tables(tables, supernet.space)
+    pricing = priced_by(space, loaded, wanted, pareto)
+    data, weights = run_data(trained, space), weights_fingerprint(supernet)
     if metric is not None:
         check_metric(data.task, metric, data.spec)
         data = replace(data, metric=metric)
-    evaluator = Evaluator(trained, supernet.to(ranks.device), data, weights, ranks)
+    alone = trained_settings(evaluate, trained)
+    evaluator = Evaluator(trained, supernet.to(ranks.device), data, weights, ranks, alone)
     if not ranks.first:
         evaluator.serve()
         searched: Searched = ranks.broadcast(None)
         return searched
-    better = METRICS[data.metric].direction
+    better, check = METRICS[data.metric].direction, verification(loaded, wanted, device, verify, progress)
+    heard = _search_progress(progress, data.metric, better)
     with EvaluationStore(run / STORE) as store, evaluator.helped():
         accuracy = evaluator.stored(store)
-        problem = Problem(supernet.space, directed(accuracy, better), costs | runs, wanted | dict.fromkeys(runs, 0.5))
-        result = run_search(problem, strategy, budget, seed, _search_progress(progress, data.metric, better))
-    for name, table in by_name.items():
+        for _ in range(ROUNDS if check else 1):
+            problem = Problem(space, directed(accuracy, better), pricing.costs, pricing.limits)
+            known = None if pareto or check else answered(run, problem, accuracy.key, store, spend)
+            result = known or run_search(problem, strategy, spend, seed, heard)
+            best = check.round(result, note) if check else result.best
+            if best is not None:
+                break
+            assert check is not None
+            loaded[check.table.name] = check.recalibrated()
+            pricing = priced_by(space, loaded, wanted, pareto)
+        if best is None:
+            raise check.error() if check else AssertionError(result)
+        if pareto:
+            remember(run, front_of(problem, pareto, accuracy.key, len(result.history)))
+        holder, network = evaluator.network(best.arch)
+    for name, table in pricing.tables.items():
         warn_of(name, table, note)
-    check_sums(result.best, supernet.space, loaded | by_name)
+    check_sums(best, space, {**loaded, **pricing.tables})
+    for words in _words_on(result, strategy):
+        note(words)
     found = Found(
-        **_described(result, supernet.space, by_name, pareto, better),
+        **_described(best, result, space, pricing.tables, pareto, better),
         limits=wanted,
         data=data.spec,
         metric=data.metric,
-        run=str(run.resolve()),
-        weights=weights,
+        run=str(holder.folder.resolve()),
+        weights=weights if alone is None else weights_fingerprint(network),
         tables=dict(_table_record(path, table) for path, table in zip(tables, loaded.values(), strict=True)),
         strategy=strategy,
         reused=accuracy.reused,
         seed=seed,
+        measured=check.measured[best.arch] if check else {},
     )
+    if check:
+        save_recalibrated(check, out, note)
     found.save(out)
     ranks.broadcast(Searched(found, result))
     return Searched(found, result)
+
+
+def verification(
+    loaded: Mapping[str, LatencyTable],
+    wanted: Mapping[str, float],
+    device: str | None,
+    best: int | None,
+    progress: Progress,
+) -> Verification | None:
+    """How `--device D --verify K` measures, None without them; InputError where they can't."""
+    if device is None and best is None:
+        return None
+    if device is None or best is None:
+        raise InputError("--device and --verify go together: the device, and how many of the best to measure there")
+    where = load_device(device)
+    if where.name not in loaded:
+        raise InputError(f"--device {where.name} has no table here ({', '.join(loaded) or 'none'}): add its --table")
+    if best < 1:
+        raise InputError(f"--verify {best} must be at least 1")
+    table = loaded[where.name]
+    return Verification(where, table, limits_there(table, wanted), best, progress)
+
+
+def save_recalibrated(check: Verification, out: Path, note: Callable[[str], None]) -> None:
+    """Write the table that knows what was measured beside the result, and say so."""
+    path = out.with_name(f"{out.stem}.{check.table.name}.json")
+    check.recalibrated().save(path)
+    note(f"{path}: the table of {check.table.name}, calibrated with {len(check.measured)} more networks")
+
+
+def _words_on(result: SearchResult, strategy: str) -> Iterator[str]:
+    """What to know of how a result came about."""
+    if result.ended == "front":
+        yield (
+            f"answered from the {len(result.history)} evaluations that this run knows within the limits, as one of its "
+            "fronts covers them: a larger --budget searches on"
+        )
+    elif strategy == "predictor" and (tau := held_out_tau(result.history)) is not None:
+        yield f"the predictor ranks networks that it has not seen at Kendall tau {tau:.2f}"
 
 
 def directed(accuracy: StoredAccuracy, better: int) -> Callable[[Any], Iterator[float]]:
@@ -108,10 +173,14 @@ def directed(accuracy: StoredAccuracy, better: int) -> Callable[[Any], Iterator[
 
 
 def _described(
-    result: SearchResult, space: SearchSpace, tables: Mapping[str, LatencyTable], pareto: str | None, better: int
+    best: Evaluation,
+    result: SearchResult,
+    space: SearchSpace,
+    tables: Mapping[str, LatencyTable],
+    pareto: str | None,
+    better: int,
 ) -> dict[str, Any]:
     """What a FOUND.json says of the best network and of the search itself; accuracies in the metric's own sign."""
-    best = result.best
     return {
         "arch": best.arch,
         "description": tuple(str(node.layer) for node in space.graph(best.arch)),
@@ -132,91 +201,6 @@ def _table_record(path: Path, table: LatencyTable) -> tuple[str, dict[str, Any]]
         "sustained_s": table.sustained_s,
         "anchors": [asdict(anchor) for anchor in anchors_of(table, FEW)],
     }
-
-
-def statistics_of(tables: Mapping[str, LatencyTable], names: Sequence[str]) -> dict[str, LatencyTable]:
-    """The tables of other statistics that limits name, such as `pixel8.p95`."""
-    parts = {name: name.rpartition(".") for name in names}
-    return {name: tables[d].statistic(statistic) for name, (d, _, statistic) in parts.items() if d in tables}
-
-
-def rejection_cost(table: LatencyTable) -> Callable[[Any], Any]:
-    """How many layers of a network a device can't run, as a cost that is limited to none."""
-    return additive(table.space, table.rejections) or (
-        lambda archs: np.array([table.rejections(arch) for arch in archs], dtype=float)
-    )
-
-
-def warn_of(name: str, table: LatencyTable, note: Callable[[str], None]) -> None:
-    """Say so where nobody knows what a table's promise is worth, or where it is known to be worth little."""
-    if table.device["label"] == "emulated":
-        note(f"{name} is emulated: its times are no latency of any device")
-        return
-    if "." in name:
-        note(f"{name} is never tested by hwnas validate: export --device measures it")
-        return
-    how = f"run hwnas validate --space SPACE --table {name}.json --device DEVICE"
-    if table.validation is None:
-        note(f"the table of {name} was never validated: its promise is untested; {how}")
-    elif not (found := table.validation)["fit_for_use"]:
-        note(
-            f"the table of {name} is not fit for use: {found['within_10']:.0%} of networks within 10 %, Kendall tau "
-            f"{found['kendall_tau']:.2f}, {found['kept']:.0%} within what was promised; profile again, then {how}"
-        )
-
-
-def check_sums(best: Evaluation, space: SearchSpace, tables: Mapping[str, LatencyTable]) -> None:
-    """FaultError where a cost that was searched as a sum over genes is none, so that its limit may not hold."""
-    exact = {name: float(COSTS[name](space, best.arch)) for name in best.costs if name in COSTS}
-    exact |= {name: table.predict(best.arch).high for name, table in tables.items()}
-    exact |= {f"{name}.rejected": table.rejections(best.arch) for name, table in tables.items()}
-    for name, value in best.costs.items():
-        if not math.isclose(value, exact[name], rel_tol=1e-6):
-            raise FaultError(
-                f"{name} of {best.arch} is {exact[name]:.6g}, the search had {value:.6g}: in {space} it is no sum "
-                "over genes; let its options return None"
-            )
-
-
-def load_tables(paths: Sequence[Path], space: SearchSpace) -> dict[str, LatencyTable]:
-    """The tables by the names of their devices, each made for `space`."""
-    tables: dict[str, LatencyTable] = {}
-    for path in paths:
-        table = LatencyTable.load(path)
-        table.check_space(space)
-        if table.name in tables or table.name in COSTS:
-            raise InputError(
-                f"{path} is a second {table.name}: give one table per device, or profile with another name as in "
-                "local:name=other"
-            )
-        tables[table.name] = table
-    return tables
-
-
-def search_costs(
-    space: SearchSpace,
-    tables: Mapping[str, LatencyTable],
-    limits: Mapping[str, float],
-    pareto: str | None,
-    untimed: Collection[str],
-) -> dict[str, Callable[[Any], Any]]:
-    """The costs that a search has to know: of tables the upper end of the interval, as limits are held to it."""
-    costs: dict[str, Callable[[Any], Any]] = {
-        name: table.upper or partial(_upper_ms, table) for name, table in tables.items()
-    }
-    for name in dict.fromkeys([*limits, *([pareto] if pareto else [])]):
-        if name in COSTS:
-            costs[name] = analytic_cost(space, name)
-        elif name in untimed:
-            raise InputError(f"{name} only compiles, it has no times to limit: its table keeps out what it can't run")
-        elif name not in costs:
-            known = ", ".join([*COSTS, *tables])
-            raise InputError(f"there is no cost {name!r} (known here: {known}): add the device's --table")
-    return costs
-
-
-def _upper_ms(table: LatencyTable, archs: Any) -> Any:
-    return table.estimate_many(archs).high
 
 
 def _predicted(arch: Arch, space: SearchSpace, tables: Mapping[str, LatencyTable]) -> dict[str, Any]:

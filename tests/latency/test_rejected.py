@@ -18,7 +18,7 @@ from hwnas.latency.calibration import Calibration
 from hwnas.latency.table import Entry
 from hwnas.search import Problem, search
 from hwnas.supernet import ChainSpace, load_space
-from hwnas.workflows.searching import rejection_cost
+from hwnas.workflows.pricing import rejection_cost
 
 Simulated = Callable[..., Any]
 

@@ -21,7 +21,7 @@ from hwnas.latency.table import Entry
 from hwnas.search import Evaluation
 from hwnas.supernet import Arch, ChainSpace, ChoiceSpace, SearchSpace, load_space
 from hwnas.supernet.layer import Layer, Node
-from hwnas.workflows.searching import check_sums
+from hwnas.workflows.pricing import check_sums
 
 CALIBRATION = Calibration(
     scale=0.9,

@@ -1,0 +1,95 @@
+"""Search closed on the device: the best networks are measured, and the winner is the best that measures within."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from ..devices import TIMED, Device
+from ..errors import InfeasibleError, InputError
+from ..latency import LatencyTable
+from ..latency.anchors import measure_networks
+from ..latency.calibration import fit, run_margin
+from ..latency.renewal import check_device
+from ..progress import Progress
+from ..search import Evaluation, SearchResult
+from ..search.problem import rank_key
+from ..supernet.space import Arch
+
+ROUNDS = 4  # of searching and measuring, before it is said that nothing keeps the limit
+
+
+@dataclass
+class Verification:
+    """The `best` networks of every round of a search are timed on a device, until one keeps that device's limits.
+
+    `measured` says of each what it took, in ms of the table, by limit (the device, or a statistic such as `D.p95`).
+    """
+
+    device: Device
+    table: LatencyTable
+    limits: Mapping[str, float]
+    best: int
+    progress: Progress
+    measured: dict[Arch, dict[str, float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_device(self.table.device, self.device)
+        if (label := self.device.fingerprint()["label"]) not in TIMED:
+            raise InputError(
+                f"--device {self.device.name} is {label}, no latency can be measured there: leave out --verify"
+            )
+
+    def round(self, result: SearchResult, note: Callable[[str], None]) -> Evaluation | None:
+        """Measure the best that were not measured yet; the best that keeps the limits, None where there is none."""
+        ranked = sorted(result.history, key=rank_key)
+        self._measure([evaluation.arch for evaluation in ranked if evaluation.arch not in self.measured][: self.best])
+        known = [evaluation for evaluation in ranked if evaluation.arch in self.measured]
+        kept = [evaluation for evaluation in known if self._keeps(evaluation.arch)]
+        note(
+            f"{len(known)} of the best measured on {self.device.name}: {len(kept)} within "
+            + ", ".join(f"{name}={limit:.4g}" for name, limit in self.limits.items())
+        )
+        return kept[0] if kept else None
+
+    def recalibrated(self) -> LatencyTable:
+        """The table, calibrated with all that was measured beside what it was calibrated with before."""
+        before = self.table.calibration
+        new = [self.table.network(arch, ms[self.table.name]) for arch, ms in self.measured.items()]
+        known = [network for network in before.networks if network.arch not in self.measured]
+        table = self.table.calibrated(fit([*known, *new], before.overhead_ms))
+        missed = [table.network_ms(network.arch) / network.measured_ms - 1 for network in table.calibration.networks]
+        margin = max(table.calibration.margin, run_margin(missed))
+        return replace(table, calibration=replace(table.calibration, margin=margin), validation=None)
+
+    def error(self) -> InfeasibleError:
+        """That nothing was found that keeps the limits there, and what came nearest."""
+        name = next(iter(self.limits))
+        nearest = min(ms[name] for ms in self.measured.values())
+        return InfeasibleError(
+            f"none of the {len(self.measured)} best networks, measured on {self.device.name}, keeps "
+            f"{name}={self.limits[name]:.4g}; the nearest took {nearest:.4g} ms: raise the limit, or --verify more"
+        )
+
+    def _measure(self, archs: Sequence[Arch]) -> None:
+        if not archs:
+            return
+        seen = measure_networks(self.table, self.device, archs, progress=self.progress)
+        for arch in archs:
+            timing = seen.timing(arch)
+            ratios = {self.table.name: timing.ratio, f"{self.table.name}.p95": timing.p95}
+            name = seen.network_ms(arch) / timing.ratio  # ms of the table per ratio
+            self.measured[arch] = {limit: ratio * name for limit, ratio in ratios.items()}
+
+    def _keeps(self, arch: Arch) -> bool:
+        return all(self.measured[arch][name] <= limit for name, limit in self.limits.items())
+
+
+def limits_there(table: LatencyTable, limits: Mapping[str, float]) -> dict[str, float]:
+    """The limits that measuring on the table's device can judge; InputError where there is none."""
+    there = {name: limits[name] for name in (table.name, f"{table.name}.p95") if name in limits}
+    if not there:
+        raise InputError(
+            f"--verify needs a limit on {table.name} to hold the measured networks to: add --limit {table.name}=20ms"
+        )
+    return there
