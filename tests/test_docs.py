@@ -40,6 +40,7 @@ LESS = {
     "--epochs 15": "--epochs 1 --batch 128",
     "--epochs 20": "--epochs 1",
     "--device local": f"--device {QUICK_DEVICE}",
+    "local=1ms": "local=1s",
 }
 MODULE_LINES = 20
 SPACE, DATA_GUIDE, DEVICE_GUIDE = DOCS / "own-space.md", DOCS / "own-data.md", DOCS / "devices.md"

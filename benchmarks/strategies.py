@@ -1,0 +1,199 @@
+"""Every strategy at equal budgets: on NAS-Bench-Macro's published accuracies, and in a trained supernet.
+
+    python benchmarks/strategies.py --out FILE.json [--seeds N] [--run RUN] [--workers N]
+
+NAS-Bench-Macro (https://arxiv.org/abs/2103.11922) has the accuracy of all 6,561 networks of its space, each trained
+alone. Printed is the rank of the best network found (1 is the best, ties take the lowest), in the mean over the seeds,
+with the 95 % interval of that mean, with and without a limit at the median of multiply-accumulates. `--run` names a run
+on Fashion-MNIST (those of `benchmarks/fashion_mnist.py` serve): every strategy then searches it three times with 200
+evaluations under one limit. HWNAS_BENCH_DATA names the folder with nas_bench_macro.csv.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import itertools
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+os.environ["OMP_NUM_THREADS"] = "1"  # one search per core
+
+import numpy as np
+
+from hwnas import workflows
+from hwnas.files import write_bytes
+from hwnas.latency import analytic_cost
+from hwnas.search import STRATEGIES, Problem, search
+from hwnas.supernet import AdditiveCost, ChoiceSpace, SearchSpace, load_run
+from hwnas.supernet.additive import additive
+
+BUDGETS = (10, 20, 50, 100)
+NETWORK_SEEDS, NETWORK_BUDGET = (0, 1, 2), 200
+
+
+def main() -> None:
+    """Run all searches, write their figures, print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=200)
+    parser.add_argument("--run", type=Path, help="a supernet on Fashion-MNIST, to search as well")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--strategies", nargs="*", default=list(STRATEGIES))
+    options = parser.parse_args()
+    table = Path(os.environ.get("HWNAS_BENCH_DATA", ".")) / "nas_bench_macro.csv"
+    if not table.is_file():
+        sys.exit(f"there is no {table}: HWNAS_BENCH_DATA must name its folder")
+    figures: dict[str, Any] = {"macro": on_macro(table, options), "supernet": []}
+    if options.run is not None:
+        figures["supernet"] = in_supernet(options.run, options.strategies)
+    write_bytes(options.out, json.dumps(figures, indent=1).encode())
+    print("\n".join(macro_table(figures["macro"])))
+    if figures["supernet"]:
+        print("\n".join(["", *supernet_table(figures["supernet"])]))
+
+
+def on_macro(table: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """One row per strategy, limit and budget: what the best network of every seed reached."""
+    rows = []
+    with ProcessPoolExecutor(options.workers, get_context("spawn")) as pool:
+        for strategy, limited in itertools.product(options.strategies, (False, True)):
+            start = time.perf_counter()
+            jobs = [(table, strategy, limited, budget, seed) for budget in BUDGETS for seed in range(options.seeds)]
+            found = list(pool.map(best_of, *zip(*jobs, strict=True), chunksize=10))
+            for i, budget in enumerate(BUDGETS):
+                best = found[i * options.seeds : (i + 1) * options.seeds]
+                rows.append(
+                    {"strategy": strategy, "limited": limited, "budget": budget, **summary(table, limited, best)}
+                )
+            ranks = " ".join(f"{row['rank']:.1f}" for row in rows[-len(BUDGETS) :])
+            print(f"{strategy} {limited}: {ranks}, {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
+    return rows
+
+
+@cache
+def published(table: Path) -> dict[tuple[int, ...], float]:
+    """Mean accuracy, in percent, of every network."""
+    with table.open() as file:
+        return {tuple(map(int, row["arch"])): float(row["mean_acc"]) for row in csv.DictReader(file)}
+
+
+@cache
+def costs(table: Path) -> dict[tuple[int, ...], float]:
+    """Multiply-accumulates of every network, as published."""
+    with table.open() as file:
+        return {tuple(map(int, row["arch"])): float(row["flops"]) for row in csv.DictReader(file)}
+
+
+def best_of(table: Path, strategy: str, limited: bool, budget: int, seed: int) -> float:
+    """The accuracy of the best network that a search finds."""
+    accuracies, space = published(table), ChoiceSpace([3] * 8)
+    problem = Problem(
+        space,
+        lambda batch: [accuracies[tuple(arch)] for arch in batch.tolist()],
+        {"flops": flops_of(table, space)} if limited else {},
+        {"flops": statistics.median(costs(table).values())} if limited else {},
+    )
+    return search(problem, strategy, budget, seed).best.accuracy
+
+
+@cache
+def flops_of(table: Path, space: SearchSpace) -> AdditiveCost:
+    """The published multiply-accumulates as the sum over genes that they are."""
+    flops = costs(table)
+    cost = additive(space, lambda arch: flops[arch])
+    assert cost is not None
+    return cost
+
+
+def summary(table: Path, limited: bool, best: list[float]) -> dict[str, float]:
+    """Mean accuracy and mean rank of the best networks found, with half of their 95 % intervals."""
+    accuracies, flops = published(table), costs(table)
+    limit = statistics.median(flops.values()) if limited else np.inf
+    truth = np.sort([accuracy for arch, accuracy in accuracies.items() if flops[arch] <= limit])
+    ranks = len(truth) - np.searchsorted(truth, best, side="right") + 1
+    half = {name: 1.96 * np.std(values, ddof=1) / len(best) ** 0.5 for name, values in (("r", ranks), ("a", best))}
+    return {
+        "accuracy": float(np.mean(best)),
+        "accuracy_half": float(half["a"]),
+        "rank": float(np.mean(ranks)),
+        "rank_half": float(half["r"]),
+    }
+
+
+def macro_table(rows: list[dict[str, Any]]) -> list[str]:
+    """Mean ranks by strategy and budget."""
+    lines = []
+    for limited in (False, True):
+        lines += [
+            f"| {'under a limit' if limited else 'no limit'} | "
+            + " | ".join(f"{b} evaluations" for b in BUDGETS)
+            + " |",
+            "|---" * (len(BUDGETS) + 1) + "|",
+        ]
+        for strategy in dict.fromkeys(row["strategy"] for row in rows):
+            cells = [
+                f"{row['rank']:.1f} ± {row['rank_half']:.1f} ({row['accuracy']:.2f} %)"
+                for row in rows
+                if (row["strategy"], row["limited"]) == (strategy, limited)
+            ]
+            lines.append(f"| {strategy} | " + " | ".join(cells) + " |")
+        lines.append("")
+    return lines
+
+
+def in_supernet(run: Path, strategies: list[str]) -> list[dict[str, Any]]:
+    """Searches of a supernet at a limit in the middle: validation accuracies, evaluation by evaluation."""
+    space = load_run(run).load_space()
+    limit = limit_of(space)
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for strategy, seed in itertools.product(strategies, NETWORK_SEEDS):
+            found = workflows.search(run, Path(folder) / "found.json", (), [limit], strategy, NETWORK_BUDGET, seed)
+            accuracies = [evaluation.accuracy for evaluation in found.result.history]
+            rows.append({"strategy": strategy, "seed": seed, "accuracies": accuracies, "seconds": found.found.seconds})
+            print(f"{strategy} {seed}: {max(accuracies):.4f}, {found.found.seconds:.0f} s", file=sys.stderr, flush=True)
+    return rows
+
+
+def limit_of(space: SearchSpace) -> str:
+    """Half of the way from the cheapest to the dearest network, in multiply-accumulates."""
+    low, high = analytic_cost(space, "flops").bounds()  # type: ignore[union-attr]
+    return f"flops={(low + high) / 2:.0f}"
+
+
+def supernet_table(rows: list[dict[str, Any]]) -> list[str]:
+    """Best validation accuracy, and evaluations to reach what random search reaches in the mean."""
+    goal = statistics.mean(max(row["accuracies"]) for row in rows if row["strategy"] == "random")
+    lines = [
+        f"| strategy | best validation accuracy of {NETWORK_BUDGET} | evaluations to random's best ({goal:.2%}) |",
+        "|---|---|---|",
+    ]
+    for strategy in dict.fromkeys(row["strategy"] for row in rows):
+        mine = [row["accuracies"] for row in rows if row["strategy"] == strategy]
+        best = [max(accuracies) for accuracies in mine]
+        reached = list(reaching(mine, goal))
+        lines.append(
+            f"| {strategy} | {statistics.mean(best):.2%} ({min(best):.2%}-{max(best):.2%}) | {', '.join(reached)} |"
+        )
+    return lines
+
+
+def reaching(searches: list[list[float]], goal: float) -> Iterator[str]:
+    """After how many evaluations each search had an accuracy of at least `goal`."""
+    for accuracies in searches:
+        yield next((str(i) for i, accuracy in enumerate(accuracies, 1) if accuracy >= goal), "not")
+
+
+if __name__ == "__main__":
+    main()
