@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from .data import Data
 from .metrics import METRICS
@@ -31,15 +33,9 @@ def calibrate_bn(module: nn.Module, images: torch.Tensor, batch: int = BATCH, ra
     (https://arxiv.org/abs/1904.00420, section 3.4); a last, smaller batch is left out. Weights and the modes
     of the modules stay as they were.
     """
-    norms = [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    starts = range(0, max(len(images) - batch, 0) + 1, batch)
+    starts = bn_starts(len(images), batch)
     mine = ranks.share(starts)
-    with evaluating(module):
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # a cumulative average
-            norm.train()
+    with collecting(module) as norms:
         for start in mine:
             module(images[start : start + batch].to(device_of(module)))
         if ranks.world > 1:  # each rank has the mean over its own batches
@@ -47,6 +43,27 @@ def calibrate_bn(module: nn.Module, images: torch.Tensor, batch: int = BATCH, ra
             for value in found:
                 value.mul_(len(mine) / len(starts))
             ranks.sum_(found)
+
+
+def bn_starts(count: int, batch: int = BATCH) -> range:
+    """Where the batches begin on which statistics are re-estimated."""
+    return range(0, max(count - batch, 0) + 1, batch)
+
+
+@contextmanager
+def collecting(module: nn.Module) -> Iterator[list[_BatchNorm]]:
+    """Inside, the batch norms of `module` see batches as in training, and their statistics become the mean over these.
+
+    All else is in evaluation mode, without gradients.
+    """
+    norms = [part for part in module.modules() if isinstance(part, _BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    with evaluating(module):
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # a cumulative average
+            norm.train()
+        yield norms
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
 

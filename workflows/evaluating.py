@@ -17,6 +17,7 @@ from ..progress import Progress, silent
 from ..search import EvaluationStore, StoredAccuracy
 from ..supernet import Data, Run, SearchSpace, Supernet, TrainSettings
 from ..supernet.evaluation import METHOD, bn_images, inherited_accuracy
+from ..supernet.prefixes import SharedPrefixes
 from ..supernet.ranks import ALONE, Ranks, dismiss, evaluate_all, serve
 from ..supernet.space import Arch
 from .training import supernet_settings, train_run
@@ -69,7 +70,13 @@ class Evaluator:
     def _images(self) -> torch.Tensor:
         return bn_images(self.data, self.run.train["seed"])
 
+    @cached_property
+    def _inherited(self) -> SharedPrefixes:
+        return SharedPrefixes(self.supernet, self.data, self._images)
+
     def _one(self, arch: Arch) -> float:
+        if self.trained is None:
+            return self._inherited(arch)
         _, network = self.network(arch)
         return inherited_accuracy(network, self.data, self._images, arch)
 
