@@ -91,7 +91,7 @@ def machinery() -> str:
 
 
 def evaluation(run: Path) -> str:
-    """Candidates of an evolution per second, shared beginnings computed once, beside plain inference of some of them."""
+    """Candidates of an evolution per second, what they share computed once, beside plain inference of some of them."""
     supernet, trained = load_supernet(run), load_run(run)
     data = workflows.run_data(trained, supernet.space)
     images = bn_images(data, 0)
@@ -115,8 +115,8 @@ def evaluation(run: Path) -> str:
     common = shared.shared / (shared.shared + shared.computed)
     return (
         f"{CANDIDATES} candidates of an evolution, {len(data.val):,} validation images, statistics of {len(images):,}: "
-        f"{1 / by_search:.2f} candidates/s of one core; {common:.0%} of the layers were the last network's; each by itself "
-        f"{1 / statistics.mean(alone):.2f}, plain inference of the same images {1 / statistics.mean(plain):.2f} networks/s"
+        f"{1 / by_search:.2f} candidates/s of one core, {common:.0%} of the layers those of the last network; each by "
+        f"itself {1 / statistics.mean(alone):.2f}/s, plain inference of the same images {1 / statistics.mean(plain):.2f}/s"
     )
 
 
