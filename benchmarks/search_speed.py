@@ -116,7 +116,7 @@ def evaluation(run: Path) -> str:
     return (
         f"{CANDIDATES} candidates of an evolution, {len(data.val):,} validation images, statistics of {len(images):,}: "
         f"{1 / by_search:.2f} candidates/s of one core, {common:.0%} of the layers those of the last network; each by "
-        f"itself {1 / statistics.mean(alone):.2f}/s, plain inference of the same images {1 / statistics.mean(plain):.2f}/s"
+        f"itself {1 / statistics.mean(alone):.2f}/s, plain inference of these images {1 / statistics.mean(plain):.2f}/s"
     )
 
 
