@@ -1,17 +1,20 @@
 """What a search costs beside the evaluation of accuracies, and what that costs beside plain inference.
 
-    python benchmarks/search_speed.py [--run RUN]
+    python benchmarks/search_speed.py [--run RUN] [--table TABLE.json]
 
 Draws under a limit that one network in a million keeps; `evolution` at OFA's setting (population 100, 500 generations,
 a limit at the median) with an accuracy that is free; and with `--run` (a supernet that `hwnas train` made) candidates
-per second with inherited weights, against plain inference of the same networks on the same images.
+per second with inherited weights, against plain inference of the same networks on the same images; how well rankings
+hold with fewer images for the statistics; and with `--table` (of this machine) the minutes to a verified network.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import random
 import statistics
+import tempfile
 import time
 from pathlib import Path
 
@@ -19,8 +22,10 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import torch
+from scipy.stats import kendalltau
 
 from hwnas import workflows
+from hwnas.latency import LatencyTable
 from hwnas.search import Evolution, Feasible, Problem, search
 from hwnas.supernet import AdditiveCost, ChoiceSpace, load_run, load_supernet
 from hwnas.supernet.evaluation import BATCH, bn_images, calibrated_subnet, inherited_accuracy
@@ -29,6 +34,7 @@ from hwnas.supernet.prefixes import SharedPrefixes
 CHOICES, OPTIONS = 20, 4  # 10^12 architectures
 DRAWS = 10_000
 POPULATION, GENERATIONS = 100, 500
+IMAGES, RANKED = (256, 512, 1024, 2048, 8192), 40
 CANDIDATES, NETWORKS = 80, 8  # evaluated, and of these measured by themselves
 
 
@@ -36,12 +42,16 @@ def main() -> None:
     """Print a line for each figure: medians of three."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", type=Path)
+    parser.add_argument("--table", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
     print(feasible_draws())
     print(machinery())
     if options.run is not None:
         print(evaluation(options.run))
+        print(statistics_images(options.run))
+        if options.table is not None:
+            print(verified(options.run, options.table))
 
 
 def table_of(seed: int) -> AdditiveCost:
@@ -117,6 +127,37 @@ def evaluation(run: Path) -> str:
         f"{CANDIDATES} candidates of an evolution, {len(data.val):,} validation images, statistics of {len(images):,}: "
         f"{1 / by_search:.2f} candidates/s of one core, {common:.0%} of the layers those of the last network; each by "
         f"itself {1 / statistics.mean(alone):.2f}/s, plain inference of these images {1 / statistics.mean(plain):.2f}/s"
+    )
+
+
+def statistics_images(run: Path) -> str:
+    """Kendall tau of rankings with fewer images for the batch norms' statistics, against four times as many."""
+    supernet, trained = load_supernet(run), load_run(run)
+    data = workflows.run_data(trained, supernet.space)
+    archs = [supernet.space.sample(random.Random(seed)) for seed in range(RANKED)]
+    values = {}
+    for count in IMAGES:
+        evaluate = SharedPrefixes(supernet, data, bn_images(data, 0, count))
+        values[count] = dict(zip(sorted(archs), map(evaluate, sorted(archs)), strict=True))
+    most = [values[IMAGES[-1]][arch] for arch in archs]
+    taus = [f"{count}: {kendalltau([values[count][a] for a in archs], most).statistic:.3f}" for count in IMAGES[:-1]]
+    return f"ranking of {RANKED} networks by images for statistics, against {IMAGES[-1]}: Kendall tau {', '.join(taus)}"
+
+
+def verified(run: Path, table: Path) -> str:
+    """Minutes from a table to a network that was measured within its limit."""
+    cost = LatencyTable.load(table).upper
+    assert cost is not None
+    limit = f"local={sum(cost.bounds()) / 2:.6f}ms"
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        found = workflows.search(
+            run, Path(folder) / "found.json", [table], [limit], "predictor", 100, device="local", verify=3
+        ).found
+    minutes = (time.perf_counter() - start) / 60
+    return (
+        f"from a table to a verified network: {minutes:.1f} minutes ({found.evaluations} evaluations, {found.reused} "
+        f"known before; {limit}, measured {found.measured['local']:.4g} ms)"
     )
 
 
