@@ -109,14 +109,14 @@ def load_toml(path: Path, kind: str) -> dict[str, Any]:
 
 
 @contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
-    """Keep other processes out of `folder` while inside; a FaultError if one is in it already.
+def exclusive(folder: Path, wait: bool = False) -> Iterator[None]:
+    """Keep other processes out of `folder` while inside; a FaultError if one is in it already, or `wait` for it.
 
     The lock is the system's: it ends with the process, however that ends.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / LOCK, timeout=0)
+        lock = FileLock(folder / LOCK, timeout=-1 if wait else 0)
         lock.acquire()
     except Timeout:
         raise FaultError(f"another process is at work in {folder}: wait for it, or name another folder") from None

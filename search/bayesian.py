@@ -23,7 +23,7 @@ class Bayesian:
     Bergstra et al. 2011, section 4: https://papers.nips.cc/paper/4443; one categorical parameter per gene, and per
     number of options where that depends on the genes before. The first `startup` candidates are random, by default a
     fifth of the budget, from 5 to 20; later ones come a twentieth of the budget at a time. What the sampler proposes
-    again is not evaluated again; where it has nothing new, a random candidate is.
+    again, or beyond a limit, is not evaluated; where it has nothing new, a random candidate within the limits is.
     """
 
     sampler: str = "tpe"
@@ -61,10 +61,10 @@ class _BayesianStrategy:
                 break
             trial = self.study.ask()
             new = self.novel.new([self._suggested(trial)])
-            if new:
+            if new and self.novel.problem.priced(new)[0].feasible:
                 self.trials[new[0]] = trial
                 found += new
-            else:  # known: it would count twice
+            else:  # known, which would count twice, or beyond a limit
                 self.study.tell(trial, state=self.optuna.trial.TrialState.FAIL)
         return self.novel.filled(found, size, n)
 

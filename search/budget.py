@@ -35,13 +35,16 @@ class Budget:
         """The evaluations that strategies lay themselves out for."""
         return EXPECTED if self.evaluations is None else self.evaluations
 
+    def over(self, seconds: float) -> bool:
+        """Whether the time is spent after so many seconds."""
+        return self.minutes is not None and seconds >= 60 * self.minutes
+
     def total(self, done: int, best_at: int, seconds: float) -> int:
         """How many evaluations it will be in all, as it looks after `done` of them, the best one the `best_at`-th."""
         totals = [] if self.evaluations is None else [self.evaluations]
         if self.minutes is not None:
-            totals.append(
-                done if seconds >= 60 * self.minutes else max(done + 1, int(done * 60 * self.minutes / seconds))
-            )
+            whole = done if self.over(seconds) else max(done + 1, int(done * 60 * self.minutes / seconds))
+            totals.append(whole)
         return min(totals) if totals else best_at + max(IN_VAIN, best_at)
 
 

@@ -15,6 +15,7 @@ from ..supernet.space import Arch, Rng, SearchSpace, draw
 from .problem import Problem
 
 BINS = 4096  # into which what a limit leaves above the cheapest architecture is cut, to count by
+ALL = 1 - 1e-9  # of all architectures: no limit, but for rounding
 ROUNDING = 1e-12  # of the largest cost: what sums of floating-point numbers may be off by
 ROUNDS, BULK, MOST = 20, 1000, 50_000  # of draws, each of more at once, while too few of them keep the limits
 
@@ -49,30 +50,36 @@ class Completions:
     def options(
         self, i: int, before: NDArray[np.int64], left: NDArray[np.int64]
     ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """For every option of gene `i` the share of completions that fit, and the bins left then: (n, options) each.
+        """Of gene `i` every option's completions that fit, the most being 1, and the bins left: (n, options) each.
 
         `before` (n,) is the option of the gene before, `left` (n,) the bins left so far.
         """
         steps, ways = self._steps[i], self._ways[i]
         rest = left[:, None] - steps[before if len(steps) > 1 else np.zeros_like(before)]
         rows = np.arange(steps.shape[1]) if len(ways) > 1 else np.zeros(steps.shape[1], dtype=np.int64)
-        return np.where(rest >= 0, ways[rows, np.maximum(rest, 0)], 0.0), rest
+        logs = np.where(rest >= 0, ways[rows, np.maximum(rest, 0)], -np.inf)
+        most = logs.max(axis=1, keepdims=True)
+        return np.exp(logs - np.where(np.isfinite(most), most, 0.0)), rest
 
     @cached_property
     def share(self) -> float:
         """The fraction of all architectures that is counted."""
-        return float(_counted(self._steps[0], self._ways[0])[0, self.bins])
+        return float(np.exp(_counted(self._steps[0], self._ways[0])[0, self.bins]))
 
     @cached_property
     def _steps(self) -> list[NDArray[np.int64]]:
         """Per gene the bins that each of its options takes, by the option of the gene before: (options or 1, options).
 
-        What takes more than all of them never fits.
+        What takes more than all of them never fits: infinite costs do.
         """
         cheapest = self.cost.completions()
-        added = [self.cost.through(i, rest) - cheapest[i][:, None] for i, rest in enumerate(cheapest[1:])]
+        with np.errstate(invalid="ignore"):  # infinity less infinity
+            added = [self.cost.through(i, rest) - cheapest[i][:, None] for i, rest in enumerate(cheapest[1:])]
+        added = [np.where(np.isfinite(a), a, np.inf) for a in added]
         lowest = self.cost.offset + float(cheapest[0][0])
-        rounding = ROUNDING * max(abs(lowest), *(float(a.max()) for a in added))
+        if not np.isfinite(lowest):
+            return [np.full(a.shape, self.bins + 1) for a in added]
+        rounding = ROUNDING * max(abs(lowest), *(float(a[np.isfinite(a)].max(initial=0.0)) for a in added), 1e-300)
         size = (max(self.limit - lowest, 0.0) + rounding) / self.bins
         return [np.minimum(np.maximum(a - rounding, 0) / size, self.bins + 1).astype(np.int64) for a in added]
 
@@ -80,22 +87,23 @@ class Completions:
     def _ways(self) -> list[NDArray[np.float64]]:
         """Per gene the share of completions that fit, by its option and the bins left: (options or 1, bins + 1).
 
-        A share, as counts overflow where spaces are large; one row where the option doesn't matter.
+        As logarithms, as numbers overflow where spaces are large; one row where the option doesn't matter.
         """
-        ways = [np.ones((1, self.bins + 1))]
+        ways = [np.zeros((1, self.bins + 1))]
         for i in reversed(range(1, len(self._steps))):
             ways.append(_counted(self._steps[i], ways[-1]))
         return ways[::-1]
 
 
 def _counted(steps: NDArray[np.int64], after: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The share of completions that fit before a gene is chosen, from that `after` it: (options or 1, bins + 1)."""
+    """Logarithms of the shares that fit before a gene is chosen, from those `after` it: (options or 1, bins + 1)."""
     befores, options = steps.shape
-    share = np.zeros((befores, after.shape[1]))
+    share = np.full((befores, after.shape[1]), -np.inf)
     for before, option in itertools.product(range(befores), range(options)):
         step = steps[before, option]
         if step < share.shape[1]:
-            share[before, step:] += after[option if len(after) > 1 else 0, : share.shape[1] - step] / options
+            more = after[option if len(after) > 1 else 0, : share.shape[1] - step] - np.log(options)
+            share[before, step:] = np.logaddexp(share[before, step:], more)
     return share
 
 
@@ -152,7 +160,7 @@ class Feasible:
         costs = [cost.affine(1 / self.problem.limits[name], 0) for name, cost in self._additive.items()]
         counted = [Completions(_mean(costs, weights), 1.0) for weights in _weights(len(costs))]
         tightest = min(counted, key=lambda one: one.share, default=None)
-        return None if tightest is None or tightest.share >= 1 else tightest
+        return None if tightest is None or tightest.share >= ALL else tightest
 
     @cached_property
     def _additive(self) -> dict[str, AdditiveCost]:

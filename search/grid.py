@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -46,14 +47,14 @@ class _GridStrategy:
 
 
 class _Numbers:
-    """The coordinates of a point, one after the other, as random numbers are asked for."""
+    """The coordinates of a point, one after the other, as random numbers are asked for; then random ones of its own."""
 
     def __init__(self, point: Sequence[float]) -> None:
-        self.point, self.used = point, 0
+        self.coordinates = iter(point)
+        self.more = random.Random(str(list(point)))
 
     def random(self) -> float:
-        self.used += 1
-        return float(self.point[(self.used - 1) % len(self.point)])
+        return float(next(self.coordinates, self.more.random()))
 
 
 def _longest(space: SearchSpace, rng: Rng) -> int:

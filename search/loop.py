@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
@@ -102,15 +103,23 @@ class _Ledger:
         feasible = [evaluation for evaluation in priced if evaluation.feasible][: self.left]
         self.priced += len(candidates)
         self.fruitless = 0 if feasible else self.fruitless + len(candidates)
-        if feasible:  # in an order in which what two have in common at the beginning is computed once
-            self._evaluate(sorted(feasible, key=lambda evaluation: evaluation.arch))
+        if feasible:
+            self._evaluate(self._ordered(feasible))
         elif not self.evaluated:
             self.reach.note(priced)
         answers = {evaluation.arch: evaluation for evaluation in priced}
         return [self.evaluated.get(arch) or answers[arch] for arch in archs]
 
+    def _ordered(self, feasible: list[Evaluation]) -> list[Evaluation]:
+        """The same, neighbours beginning alike, which are evaluated faster; as asked, if not all may be evaluated."""
+        if self.budget.evaluations is None or self.budget.minutes is not None:
+            return feasible
+        return sorted(feasible, key=lambda evaluation: evaluation.arch)
+
     def ended(self, patience: int) -> Ended | None:
         """Why the search is over; None when it is not."""
+        if not self.evaluated and self.budget.over(time.perf_counter() - self.start):
+            return "time"
         if not self.left:
             return (
                 "budget"
@@ -164,11 +173,11 @@ def _settings(strategy: str | StrategySettings) -> StrategySettings:
 def _all_archs(space: SearchSpace) -> list[Arch] | None:
     """Every architecture; None where it takes more than SMALL steps to list them."""
     archs: list[Arch] = []
-    prefixes: list[Arch] = [()]
+    prefixes: deque[Arch] = deque([()])
     for _ in range(SMALL):
         if not prefixes:
             return archs
-        prefix = prefixes.pop()
+        prefix = prefixes.popleft()  # the short ones first: some spaces are without end
         options = space.choices(prefix)
         if options is None:
             archs.append(prefix)

@@ -47,8 +47,9 @@ class Novel:
     def drawn(self, n: int, most: int | None = None) -> list[Arch]:
         """`n` random candidates: new ones that keep the limits, else new ones that don't, else repeats.
 
-        The latter two cost no evaluations. As long as there are none but repeats it gives twice as many every time, up
-        to `most`: a search whose candidates bring nothing new then ends.
+        The latter two cost no evaluations: of those that break limits it gives up to `most`, where there are no others.
+        As long as there are none but repeats it gives twice as many every time: a search whose candidates bring nothing
+        new then ends.
         """
         missed: list[Arch] = []
         for _ in range(TRIES):
@@ -63,7 +64,7 @@ class Novel:
         found = self.new(self.stock[:n])
         self.stock = self.stock[n:]
         if len(found) < n:
-            found += self.new(missed[: n - len(found)])
+            found += self.new(missed[: n - len(found) if found else most or n])
         if found or most is None:
             self.repeats = 0
             return found or self.feasible.sample(self.numbers, n)

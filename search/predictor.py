@@ -54,7 +54,7 @@ class _PredictorStrategy:
         self.start, self.batch, self.curiosity = start, batch, curiosity
         self.known: dict[Arch, Evaluation] = {}  # all that have an accuracy
         self.nearest: list[Evaluation] = []  # what to descend from while hardly anything keeps the limits
-        self.surrogate, self.told = Surrogate(), 0
+        self.surrogate, self.told, self.any_kept = Surrogate(), 0, True
 
     def ask(self, n: int) -> list[Arch]:
         missing = self.start - len(self.known)
@@ -63,8 +63,10 @@ class _PredictorStrategy:
         size, pool = min(n, self.batch), self._pool()
         if len(self.known) < LEARNING:  # the nearest to the limits: infeasible ones cost nothing
             return self.novel.filled(self.novel.new(pool[: min(n, SEEKING)]), size, n)
+        if not self.any_kept:  # all that keep the limits are known, it seems
+            return self.novel.drawn(size, n)
         self.surrogate.fit(list(self.known), [evaluation.accuracy for evaluation in self.known.values()])
-        expected, deviation = self.surrogate.predict(pool) if pool else (np.zeros(0), np.zeros(0))
+        expected, deviation = self.surrogate.predict(pool)
         order = np.argsort(-(expected + self.curiosity * deviation), kind="stable")[:size]
         return self.novel.filled(self.novel.new([pool[i] for i in order]), size, n)
 
@@ -87,4 +89,5 @@ class _PredictorStrategy:
         canonical = dict.fromkeys(map(self.space.canonical, archs))
         priced = self.problem.priced([arch for arch in canonical if arch not in self.novel.asked])
         kept = [evaluation.arch for evaluation in priced if evaluation.feasible]
+        self.any_kept = bool(kept)
         return kept or [evaluation.arch for evaluation in sorted(priced, key=rank_key)]

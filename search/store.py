@@ -150,37 +150,38 @@ class EvaluationStore:
 class StoredAccuracy:
     """The accuracy of a Problem that evaluates only what the store does not know under `key`.
 
-    `evaluate` takes a list of architectures and gives one accuracy for each, best one by one. `reused` and
-    `evaluated` count where the values came from.
+    `evaluate` takes a list of architectures, `together` at most, and gives one accuracy for each, best one by one.
+    `reused` and `evaluated` count where the values came from.
     """
 
-    def __init__(self, store: EvaluationStore, key: str, evaluate: Callable[[list[Arch]], Iterable[float]]) -> None:
-        self.store, self.key, self.evaluate = store, key, evaluate
+    def __init__(
+        self, store: EvaluationStore, key: str, evaluate: Callable[[list[Arch]], Iterable[float]], together: int = 1
+    ) -> None:
+        self.store, self.key, self.evaluate, self.together = store, key, evaluate, together
         self.reused = self.evaluated = 0
 
     def __call__(self, batch: Iterable[Sequence[int]]) -> Iterator[float]:
-        """Accuracies of a batch in its order, each stored before it is given out."""
-        archs = [tuple(int(gene) for gene in arch) for arch in batch]
-        known = {arch: self.store.get(self.key, arch) for arch in archs}
-        fresh = self._fresh([arch for arch, accuracy in known.items() if accuracy is None])
-        for arch in archs:
-            accuracy = known[arch]
-            if accuracy is None:
-                known[arch] = accuracy = next(fresh)
-            else:
-                self.reused += 1
-            yield accuracy
-        next(fresh, None)  # where `evaluate` gives too many values, this is an error
+        """Accuracies of a batch in its order, each stored before it is given out.
 
-    def _fresh(self, archs: list[Arch]) -> Iterator[float]:
-        """Evaluate, and store each value as soon as it arrives."""
+        The store is asked right before each evaluation: another search may have made it meanwhile.
+        """
+        archs = [tuple(int(gene) for gene in arch) for arch in batch]
+        for start in range(0, len(archs), self.together):
+            yield from self._part(archs[start : start + self.together])
+
+    def _part(self, archs: list[Arch]) -> list[float]:
+        """Accuracies of architectures that are evaluated together: what is new is stored as soon as it arrives."""
+        known = {arch: self.store.get(self.key, arch) for arch in archs}
+        missing = [arch for arch, accuracy in known.items() if accuracy is None]
+        found = {arch: accuracy for arch, accuracy in known.items() if accuracy is not None}
+        self.reused += len(archs) - len(missing)
         start = time.perf_counter()
-        values = self.evaluate(archs) if archs else ()
-        for accuracy, arch in zip(one_each(values, len(archs)), archs, strict=True):
-            seconds = time.perf_counter() - start
+        values = self.evaluate(missing) if missing else ()
+        for accuracy, arch in zip(one_each(values, len(missing)), missing, strict=True):
+            found[arch] = self.store.add(self.key, arch, accuracy, time.perf_counter() - start)
             self.evaluated += 1
-            yield self.store.add(self.key, arch, accuracy, seconds)
             start = time.perf_counter()
+        return [found[arch] for arch in archs]
 
 
 def _text(arch: Arch) -> str:

@@ -82,9 +82,9 @@ class SharedPrefixes:
         module.load_state_dict(plain_state(shared))
         module.to(device_of(self.supernet)).to(memory_format=torch.channels_last)
         with collecting(module):
-            collected = [module(batch) for batch in last.collected]
+            collected = [module(batch.clone()) for batch in last.collected]  # some layers work in place
         with evaluating(module):
-            return Step(slot, node, collected, [module(batch) for batch in last.read])
+            return Step(slot, node, collected, [module(batch.clone()) for batch in last.read])
 
     @cached_property
     def _images(self) -> Step:

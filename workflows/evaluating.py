@@ -45,9 +45,10 @@ class Evaluator:
         seed, metric = self.run.train["seed"], self.data.metric
         key = [self.weights, self.run.data["fingerprint"], self.run.space["fingerprint"], seed, METHOD]
         if self.trained is not None:
-            key[0] = f"trained {sorted(asdict(self.trained).items())}"
+            key[0] = f"trained {sorted(asdict(self.trained).items())} {self.run.teacher}"
         key += [metric] if metric != self.run.data.get("metric", "accuracy") else []
-        return StoredAccuracy(store, digest(*key), lambda archs: evaluate_all(self.ranks, self._one, archs))
+        world = self.ranks.world
+        return StoredAccuracy(store, digest(*key), lambda archs: evaluate_all(self.ranks, self._one, archs), world)
 
     @contextmanager
     def helped(self) -> Iterator[None]:
@@ -94,7 +95,7 @@ def train_alone(
     run = replace(origin, folder=alone_folder(origin, arch, settings), train=asdict(settings), arch=arch, start=None)
     torch.manual_seed(settings.seed)
     network = Supernet(space, origin.sharing, only=arch)
-    train_run(run, network, data, settings, resume=True, progress=progress, ranks=Ranks(device=device))
+    train_run(run, network, data, settings, resume=True, progress=progress, ranks=Ranks(device=device), wait=True)
     return run, network
 
 
@@ -104,11 +105,15 @@ def alone_folder(origin: Run, arch: Arch, settings: TrainSettings) -> Path:
     return origin.folder / TRAINED_ALONE / name
 
 
-def trained_settings(evaluate: str, run: Run) -> TrainSettings | None:
-    """How candidates are trained for `--evaluate train:EPOCHS`, as the supernet was; None for `supernet`."""
+def trained_settings(evaluate: str, run: Run, device: torch.device) -> TrainSettings | None:
+    """How candidates are trained for `--evaluate train:EPOCHS`, as the supernet was; None for `supernet`.
+
+    A processor has no fp16: there it is fp32.
+    """
     if evaluate == "supernet":
         return None
     match = re.fullmatch(r"train:([1-9]\d*)", evaluate)
     if match is None:
         raise InputError(f"--evaluate {evaluate} is neither supernet nor train:EPOCHS, such as train:10")
-    return TrainSettings(**{**supernet_settings(run), "epochs": int(match[1]), "sampling": "uniform"})
+    settings = TrainSettings(**{**supernet_settings(run), "epochs": int(match[1]), "sampling": "uniform"})
+    return replace(settings, precision="fp32") if device.type == "cpu" and settings.precision == "fp16" else settings

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from ..devices import load_device
-from ..errors import InputError
+from ..errors import InputError, unknown_name
 from ..files import check_target
 from ..latency import LatencyTable
 from ..latency.anchors import FEW, anchors_of
 from ..progress import Progress, silent, unheard
-from ..search import Evaluation, EvaluationStore, Problem, SearchResult, StoredAccuracy
+from ..search import STRATEGIES, Evaluation, EvaluationStore, Problem, SearchResult, StoredAccuracy
 from ..search import search as run_search
 from ..search.budget import parse_budget
 from ..search.found import Found
@@ -62,13 +62,16 @@ def search(
     Best by `metric`, without one by that of the data, with inherited weights (`evaluate` "supernet") or trained from
     scratch for so many epochs each ("train:10"). `budget` is a number of evaluations, a time such as "10min", or
     "converged". A latency limit holds for the upper end of the predicted interval; with `device` and `verify` the best
-    so many are measured there, and the best that measures within its limit is taken. With `pareto` it looks for the
+    so many are measured there, and the best that measures within its limit is taken: else the table is calibrated with
+    them, and `budget` searched once more, four times in all. With `pareto` it looks for the
     front of accuracy against that cost (by `nsga2`, if no strategy is given); what the front covers, a later search
     answers from it. All `ranks` call it alike: each evaluates some of the candidates, rank 0 does the rest.
     """
     check_target(out, "found")
     wanted, spend = parse_limits(limits), parse_budget(budget)
-    strategy = strategy or ("nsga2" if pareto else "evolution")
+    chosen = strategy or ("nsga2" if pareto else "evolution")
+    if chosen not in STRATEGIES:
+        raise unknown_name("strategy", chosen, STRATEGIES)
     trained, supernet = load_run(run), load_supernet(run)
     if trained.arch is not None:
         raise InputError(f"{run} holds one network and no supernet: search in the run that it was found in")
@@ -78,54 +81,64 @@ def search(
     if metric is not None:
         check_metric(data.task, metric, data.spec)
         data = replace(data, metric=metric)
-    alone = trained_settings(evaluate, trained)
+    alone = trained_settings(evaluate, trained, ranks.device)
     evaluator = Evaluator(trained, supernet.to(ranks.device), data, weights, ranks, alone)
     if not ranks.first:
         evaluator.serve()
         searched: Searched = ranks.broadcast(None)
         return searched
     better, check = METRICS[data.metric].direction, verification(loaded, wanted, device, verify, progress)
-    heard = _search_progress(progress, data.metric, better)
+    beside = out.with_name(f"{out.stem}.{check.table.name}.json") if check else out
+    check_target(beside, "table" if check else "found")
+    heard, results = _search_progress(progress, data.metric, better), list[SearchResult]()
     with EvaluationStore(run / STORE) as store, evaluator.helped():
         accuracy = evaluator.stored(store)
         for _ in range(ROUNDS if check else 1):
             problem = Problem(space, directed(accuracy, better), pricing.costs, pricing.limits)
-            known = None if pareto or check else answered(run, problem, accuracy.key, store, spend)
-            result = known or run_search(problem, strategy, spend, seed, heard)
-            best = check.round(result, note) if check else result.best
+            known = None if pareto or check or strategy else answered(run, problem, accuracy.key, store, spend)
+            results.append(known or run_search(problem, chosen, spend, seed, heard))
+            best = check.round(results[-1], note) if check else results[-1].best
+            if check:
+                check.recalibrated().save(beside)
             if best is not None:
                 break
             assert check is not None
             loaded[check.table.name] = check.recalibrated()
             pricing = priced_by(space, loaded, wanted, pareto)
         if best is None:
-            raise check.error() if check else AssertionError(result)
+            raise check.error() if check else AssertionError(results)
         if pareto:
-            remember(run, front_of(problem, pareto, accuracy.key, len(result.history)))
+            remember(run, front_of(problem, pareto, accuracy.key, len(results[-1].history)))
         holder, network = evaluator.network(best.arch)
     for name, table in pricing.tables.items():
         warn_of(name, table, note)
     check_sums(best, space, {**loaded, **pricing.tables})
-    for words in _words_on(result, strategy):
+    paths = dict(zip(loaded, tables, strict=True))
+    if check:  # what is promised is what the table tells by now
+        loaded[check.table.name], paths[check.table.name] = check.recalibrated(), beside
+        pricing = priced_by(space, loaded, wanted, pareto)
+        note(f"{beside}: the table of {check.table.name}, calibrated with {len(check.measured)} more networks")
+    for words in _words_on(results[-1], chosen):
         note(words)
+    evaluated = {evaluation.arch for result in results for evaluation in result.history}
     found = Found(
-        **_described(best, result, space, pricing.tables, pareto, better),
+        **_described(best, results[-1], space, pricing.tables, pareto, better),
+        evaluations=len(evaluated),
+        seconds=sum(result.seconds for result in results),
         limits=wanted,
         data=data.spec,
         metric=data.metric,
         run=str(holder.folder.resolve()),
         weights=weights if alone is None else weights_fingerprint(network),
-        tables=dict(_table_record(path, table) for path, table in zip(tables, loaded.values(), strict=True)),
-        strategy=strategy,
-        reused=accuracy.reused,
+        tables=dict(_table_record(paths[name], table) for name, table in loaded.items()),
+        strategy="front" if results[-1].ended == "front" else chosen,
+        reused=max(len(evaluated) - accuracy.evaluated, 0),
         seed=seed,
         measured=check.measured[best.arch] if check else {},
     )
-    if check:
-        save_recalibrated(check, out, note)
     found.save(out)
-    ranks.broadcast(Searched(found, result))
-    return Searched(found, result)
+    ranks.broadcast(Searched(found, results[-1]))
+    return Searched(found, results[-1])
 
 
 def verification(
@@ -147,13 +160,6 @@ def verification(
         raise InputError(f"--verify {best} must be at least 1")
     table = loaded[where.name]
     return Verification(where, table, limits_there(table, wanted), best, progress)
-
-
-def save_recalibrated(check: Verification, out: Path, note: Callable[[str], None]) -> None:
-    """Write the table that knows what was measured beside the result, and say so."""
-    path = out.with_name(f"{out.stem}.{check.table.name}.json")
-    check.recalibrated().save(path)
-    note(f"{path}: the table of {check.table.name}, calibrated with {len(check.measured)} more networks")
 
 
 def _words_on(result: SearchResult, strategy: str) -> Iterator[str]:
@@ -187,8 +193,6 @@ def _described(
         "accuracy": better * best.accuracy,
         **_predicted(best.arch, space, tables),
         "space": space.spec,
-        "evaluations": len(result.history),
-        "seconds": result.seconds,
         "front": _front(result, pareto, space, tables, better) if pareto else (),
     }
 

@@ -89,15 +89,19 @@ def train_run(
     progress: Progress,
     ranks: Ranks = ALONE,
     workers: int = 0,
+    wait: bool = False,
 ) -> None:
-    """Train into the run's folder: from the start, or with `resume` on from where the same training stopped."""
+    """Train into the run's folder: from the start, or with `resume` on from where the same training stopped.
+
+    Another process at work there is an error, or with `wait` waited for.
+    """
     steps_per_epoch(data, settings)
     check_settings(settings, data, ranks)
     with ranks.first_alone() if settings.teacher else nullcontext():
         teacher = load_teacher(settings.teacher, data, ranks.device) if settings.teacher else None
     run = replace(run, teacher=teacher.fingerprint if teacher else None)
     begun = f"begun {run.folder.resolve()}"  # by an attempt of torchrun's in which a process died since
-    with exclusive(run.folder) if ranks.first else nullcontext():
+    with exclusive(run.folder, wait) if ranks.first else nullcontext():
         if ranks.first:
             if not (run.folder / CHECKPOINT).exists():  # a run without a finished epoch has nothing to lose
                 run.save()

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from hwnas.errors import InputError
+from hwnas.errors import InfeasibleError, InputError
 from hwnas.search import STRATEGIES, Problem, search
 from hwnas.search.budget import IN_VAIN, Budget, parse_budget
 from hwnas.supernet.space import ChoiceSpace
@@ -28,6 +28,22 @@ def test_a_search_ends_with_its_time(strategy: str) -> None:
     assert result.ended == "time"
     assert 1 <= len(result.history) <= 150  # 0.3 s of evaluations of 2 ms
     assert result.seconds < 5
+
+
+@pytest.mark.parametrize("strategy", ["random", "grid", "evolution"])
+@pytest.mark.parametrize("budget", [Budget(minutes=0.3 / 60), Budget()], ids=["time", "converged"])
+def test_what_is_cut_short_was_not_sorted(strategy: str, budget: Budget) -> None:
+    """Else the first candidates of a batch by their genes would be all that is ever seen."""
+    history = search(Problem(SPACE, slow), strategy, budget).history
+    assert len({evaluation.arch[0] for evaluation in history}) == 4
+
+
+def test_time_runs_out_where_nothing_keeps_the_limits() -> None:
+    problem = Problem(SPACE, slow, {"size": lambda batch: batch.sum(1) + 10}, {"size": 9.5})
+    start = time.perf_counter()
+    with pytest.raises(InfeasibleError, match=r"keeps size=9\.5"):
+        search(problem, "predictor", Budget(minutes=0.2 / 60))
+    assert time.perf_counter() - start < 10
 
 
 def test_an_evaluation_is_made_however_short_the_time() -> None:

@@ -179,6 +179,45 @@ def test_additive_limit_out_of_reach_is_refused_before_any_candidate(strategy: s
     assert search(reached, strategy).best.arch == (0,) * 6
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_tight_limit_is_no_reason_to_give_up(strategy: str) -> None:
+    """Two in ten million keep it: all strategies still spend their budget."""
+    rng = np.random.default_rng(0)
+    cost = AdditiveCost(0.0, tuple(rng.random(8) for _ in range(20)))
+    limit = cost.bounds()[0] + 0.75
+    tight = Problem(ChoiceSpace([8] * 20), lambda batch: batch.sum(1), {"ms": cost}, {"ms": limit})
+    result = search(tight, strategy, budget=40, patience=5000)
+    assert len(result.history) == 40
+    assert all(evaluation.costs["ms"] <= limit for evaluation in result.history)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_what_a_device_cannot_run_costs_infinity(strategy: str) -> None:
+    cost = AdditiveCost(0.0, tuple(np.array([1.0, 2.0, np.inf]) for _ in range(6)))
+    problem = Problem(ChoiceSpace([3] * 6), lambda batch: batch.sum(1), {"ms": cost}, {"ms": 9.0})
+    result = search(problem, strategy, budget=20)
+    assert len(result.history) == 20
+    assert all(max(evaluation.arch) < 2 for evaluation in result.history)
+
+
+class OpenEnded(SearchSpace):
+    """Layers until one says that it is the last, however many."""
+
+    def choices(self, prefix: Arch = ()) -> int | None:
+        return None if prefix and prefix[-1] == 0 else 6
+
+    def graph(self, arch: Arch) -> tuple[Node, ...]:
+        raise NotImplementedError(arch)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_space_may_be_without_end(strategy: str) -> None:
+    problem = Problem(OpenEnded(), lambda batch: [score(arch) for arch in batch], {"size": size}, {"size": 30.0})
+    result = search(problem, strategy, budget=30)
+    assert len(result.history) == 30
+    assert all(evaluation.arch[-1] == 0 and sum(evaluation.arch) <= 30 for evaluation in result.history)
+
+
 def fail(batch: object) -> list[float]:
     raise AssertionError(batch)
 

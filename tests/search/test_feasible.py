@@ -46,8 +46,8 @@ def test_the_share_counts_what_keeps_the_limit(share: float) -> None:
     limit = float(np.quantile(cost(ALL), share))
     exact = (cost(ALL) <= limit).mean()
     fine, coarse = (Completions(cost, limit, bins).share for bins in (1 << 14, 64))
-    assert exact <= fine <= exact + 2 / len(ALL)
-    assert fine <= coarse
+    assert exact <= fine * (1 + 1e-9) <= exact + 2 / len(ALL)
+    assert fine <= coarse * (1 + 1e-9)
 
 
 def test_a_limit_that_one_architecture_keeps_is_kept() -> None:
@@ -132,3 +132,11 @@ def test_a_sum_of_costs_costs_the_sum() -> None:
     a, b = cost_of(1), cost_of(2, pairs=False)
     assert np.allclose((a + b)(ALL), a(ALL) + b(ALL))
     assert np.allclose((b + a)(ALL), a(ALL) + b(ALL))
+
+
+def test_counts_do_not_underflow_in_large_spaces() -> None:
+    space = ChoiceSpace([10] * 400)
+    cost = AdditiveCost(0.0, tuple(np.arange(10.0) for _ in range(400)))
+    drawn = Feasible(problem({"ms": cost}, {"ms": 40.0}, space)).sample(np.random.default_rng(0), 50)
+    assert len(set(drawn)) == 50
+    assert (cost(drawn) <= 40).all()

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from hwnas.supernet import Data, Layer, Node, SearchSpace, Supernet, load_space
+from hwnas.supernet import ChoiceSpace, Data, Layer, Node, SearchSpace, Supernet, load_space
 from hwnas.supernet.evaluation import bn_images, inherited_accuracy
 from hwnas.supernet.prefixes import SharedPrefixes
 from hwnas.supernet.space import Arch
@@ -96,3 +96,28 @@ def test_networks_that_are_no_chain_are_evaluated_as_ever(digits: Data) -> None:
         inherited_accuracy(network, digits, images, (g,)) for g in range(2)
     ]
     assert evaluate.steps == []
+
+
+class InPlace(ChoiceSpace):
+    """Some layers begin with what works in place."""
+
+    def __init__(self) -> None:
+        super().__init__([2, 2])
+
+    def build(self, layer: Layer) -> torch.nn.Module:
+        module = super().build(layer)
+        return torch.nn.Sequential(torch.nn.ReLU(inplace=True), module) if layer["kernel"] == 5 else module
+
+    def graph(self, arch: Sequence[int]) -> tuple[Node, ...]:
+        first = Layer("conv", 1, 4, 16, 2, {"kernel": 3, "act": "none"})
+        later = [Layer("conv", 4, 4, 8, 1, {"kernel": 3 + 2 * gene, "act": "none"}) for gene in arch]
+        head = Layer("head", 4, 10, 8, 0, {"hidden": 16, "act": "relu", "kernel": 0})
+        return tuple(Node(layer, (i - 1,), f"slot{i}") for i, layer in enumerate([first, *later, head]))
+
+
+def test_layers_that_work_in_place_change_nothing_that_is_kept(digits: Data) -> None:
+    torch.manual_seed(0)
+    network, images = Supernet(InPlace(), "blocks"), bn_images(digits, 0)
+    archs = [(0, 1), (0, 0), (1, 1), (1, 0), (0, 1)]
+    evaluate = SharedPrefixes(network, digits, images)
+    assert [evaluate(a) for a in archs] == [inherited_accuracy(network, digits, images, a) for a in archs]
