@@ -75,8 +75,8 @@ def ranking(said: ArrayLike, truth: ArrayLike, costs: ArrayLike, seed: int = 0) 
         there = band & (times > 0)[:, None]
         best = np.where(there, true_[:, None], -np.inf).max(axis=0)
         chosen = np.where(there, said_[:, None], -np.inf).argmax(axis=0)
-        among = times * (there.sum(axis=0) > 1)
-        return float((best - true_[chosen]) @ among / among.sum()) if among.any() else float("nan")
+        rows = (times > 0) & (there.sum(axis=0) > 1)  # whose band has a choice
+        return float(np.average((best - true_[chosen])[rows], weights=times[rows])) if rows.any() else float("nan")
 
     draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), DRAWS).astype(float)
     pairs = int((near.sum() - n) // 2)

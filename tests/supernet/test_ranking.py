@@ -95,3 +95,12 @@ def test_networks_that_all_cost_differently_have_no_bands() -> None:
     found = ranking([1.0, 2.0, 3.0], [1.0, 3.0, 2.0], [1.0, 2.0, 4.0])
     assert (found.tau_in_bands, found.regret, found.pairs_in_bands) == (None, None, 0)
     assert found.tau.value == pytest.approx(1 / 3)
+
+
+def test_intervals_are_numbers_where_draws_leave_bands_empty() -> None:
+    """Networks far apart, some of them in pairs: a draw may miss both of a pair."""
+    rng = np.random.default_rng(0)
+    costs = np.repeat(1.5 ** np.arange(10), 2) * np.tile([1.0, 1.02], 10)
+    found = ranking(rng.normal(size=20), rng.normal(size=20), costs)
+    assert found.regret is not None
+    assert 0 <= found.regret.low <= found.regret.value <= found.regret.high
