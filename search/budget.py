@@ -53,8 +53,8 @@ def parse_budget(text: str | int) -> Budget:
     if str(text) == "converged":
         return Budget()
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(min|h)?", str(text).strip())
-    if match is None or (match[2] is None and not match[1].isdecimal()):
+    if match is None or float(match[1]) == 0 or (match[2] is None and not match[1].isdecimal()):
         raise InputError(
-            f"{text!r} is no budget: write a number of evaluations, a time such as 10min or 2h, or converged"
+            f"--budget {text} is none: write a number of evaluations, at least 1, a time such as 10min, or converged"
         )
     return Budget(minutes=float(match[1]) * UNITS[match[2]]) if match[2] else Budget(int(match[1]))

@@ -73,7 +73,7 @@ def test_nothing_is_left_behind(made: Path) -> None:
         *(f"{name}.{suffix}" for name in ("net", "open", "four") for suffix in ("onnx", "json")),
     }  # fmt: skip
     assert {path.name for path in (made / "run").iterdir()} - {".lock"} == {
-        "run.json", "checkpoint.pt", "metrics.jsonl", "evaluations.sqlite",
+        "run.json", "checkpoint.pt", "metrics.jsonl", "evaluations.sqlite", "fronts.json",
     }  # fmt: skip
 
 
@@ -111,7 +111,7 @@ def test_what_search_writes(made: Path) -> None:
         "arch", "description", "accuracy", "costs", "intervals", "limits", "space", "data", "run", "weights",
         "tables", "strategy", "evaluations", "reused", "seconds", "seed",
     }  # fmt: skip
-    assert (found["space"], found["data"], found["strategy"], found["seed"]) == (SPACE, "digits", "evolution", 5)
+    assert (found["space"], found["data"], found["strategy"], found["seed"]) == (SPACE, "digits", "nsga2", 5)
     assert found["limits"] == LIMITS
     assert 0 <= found["accuracy"] <= 1
     assert 0 <= found["reused"] <= found["evaluations"] <= 30

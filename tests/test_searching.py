@@ -224,3 +224,10 @@ def test_what_verification_needs_is_named(run: Path, options: dict[str, Any], wo
 def test_verification_needs_a_limit_there(made: Path, run: Path) -> None:
     with pytest.raises(InputError, match="--verify needs a limit on local"):
         search(run, tables=[made / "local.json"], device=LOCAL, verify=2)
+
+
+def test_without_pymoo_evolution_looks_for_the_front(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(searching, "find_spec", lambda _: None)
+    searched, said = search(run, pareto="flops", budget=10)
+    assert searched.found.strategy == "evolution"
+    assert "pip install 'hwnas[search]'" in said

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,15 @@ from .fronts import answered, front_of, remember
 from .pricing import check_sums, load_tables, priced_by, warn_of
 from .runs import run_data
 from .verifying import ROUNDS, Verification, limits_there
+
+
+def usual_strategy(pareto: str | None, note: Callable[[str], None]) -> str:
+    """What searches where nothing else was said: for a front `nsga2`, if what it needs is installed."""
+    if pareto and find_spec("pymoo"):
+        return "nsga2"
+    if pareto:
+        note("the front is searched by evolution, for accuracy: nsga2 spreads over it, pip install 'hwnas[search]'")
+    return "evolution"
 
 
 @dataclass(frozen=True)
@@ -69,7 +79,7 @@ def search(
     """
     check_target(out, "found")
     wanted, spend = parse_limits(limits), parse_budget(budget)
-    chosen = strategy or ("nsga2" if pareto else "evolution")
+    chosen = strategy or usual_strategy(pareto, note)
     if chosen not in STRATEGIES:
         raise unknown_name("strategy", chosen, STRATEGIES)
     trained, supernet = load_run(run), load_supernet(run)
