@@ -22,8 +22,8 @@ import torch
 from torch import nn
 
 from hwnas.supernet import Data, Split, Supernet, load_space
-from hwnas.supernet.evaluation import inherited_accuracies
 from hwnas.supernet.layer import named
+from hwnas.supernet.prefixes import SharedPrefixes
 
 PATHS = 20
 
@@ -101,7 +101,7 @@ def candidates(supernet: Supernet, count: int, device: torch.device) -> None:
     rng = random.Random(1)
     archs = (supernet.space.sample(rng) for _ in range(count))
     images = data.normalise(pixels)
-    for number, _ in enumerate(inherited_accuracies(supernet.eval(), data, archs, images), 1):
+    for number, _ in enumerate(map(SharedPrefixes(supernet.eval(), data, images), archs), 1):
         if number in (count // 10, count):
             words = f", CUDA {torch.cuda.memory_allocated() / 2**20:.1f} MiB" if device.type == "cuda" else ""
             print(f"after {number} candidates: {resident_mib():.0f} MiB resident{words}", flush=True)

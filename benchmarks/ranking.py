@@ -35,13 +35,15 @@ from graphs import trained_at_once
 from hwnas import workflows
 from hwnas.files import write_bytes
 from hwnas.latency import analytic_cost, spread
+from hwnas.progress import silent
 from hwnas.supernet import Run, SearchSpace, TrainSettings, load_data, load_run, load_space
 from hwnas.supernet.checkpoint import read_metrics
 from hwnas.supernet.data import data_record
 from hwnas.supernet.ranks import CPU
 from hwnas.supernet.space import Arch
 from hwnas.supernet.spaces import space_record
-from hwnas.workflows.ranking import alone
+from hwnas.workflows.evaluating import train_alone
+from hwnas.workflows.ranking import test_accuracy
 
 HERE = Path(__file__).parent
 SPACE, TRUTH, DATA = str(HERE / "ranking.toml"), HERE / "ranking.truth.csv", "fashion-mnist"
@@ -119,10 +121,10 @@ def trained(out: Path, arch: Arch, seed: int, epochs: int, data_dir: Path | None
     space = run.load_space()
     data = workflows.run_data(run, space)
     settings = replace(SETTINGS, epochs=epochs, seed=seed)
-    test = alone(run, space, data, arch, settings, lambda *_: None, CPU)
-    folder = run.folder / "alone" / f"{'-'.join(map(str, arch))}-seed{seed}-{epochs}epochs"
+    alone, network = train_alone(run, space, data, arch, settings, silent, CPU)
+    test = test_accuracy(network, data, arch, seed)
     print(f"{arch} seed {seed}: {test:.4f}", flush=True)
-    return {"test": test, "val": [line["val_accuracy"] for line in read_metrics(folder)]}
+    return {"test": test, "val": [line["val_accuracy"] for line in read_metrics(alone.folder)]}
 
 
 def template(out: Path, data_dir: Path | None) -> Run:

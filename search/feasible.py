@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..supernet.additive import AdditiveCost
-from ..supernet.space import Arch, Rng, SearchSpace, draw
+from ..supernet.space import Arch, Rng
 from .problem import Problem
 
 BINS = 4096  # into which what a limit leaves above the cheapest architecture is cut, to count by
@@ -151,7 +151,7 @@ class Feasible:
         """`n` random architectures that begin with `prefix`, and keep the limits where it can (see `sample`)."""
         space = self.problem.space
         if space.options is None:
-            return [_grown(space, prefix, rng) for _ in range(n)]
+            return [space.grow(prefix, rng) for _ in range(n)]
         return [tuple(row) for row in self.at(rng.random((n, len(space.options))), prefix).tolist()]
 
     @cached_property
@@ -172,13 +172,6 @@ class Feasible:
         for name, cost in self._additive.items():
             kept &= cost(genes) <= self.problem.limits[name]
         return kept
-
-
-def _grown(space: SearchSpace, prefix: Arch, rng: Rng) -> Arch:
-    """`prefix` with every further gene uniform over its options."""
-    while (options := space.choices(prefix)) is not None:
-        prefix += (draw(rng, options),)
-    return prefix
 
 
 def _weights(n: int) -> list[tuple[float, ...]]:

@@ -55,14 +55,12 @@ def search(
 
     `strategy` is a name from STRATEGIES or a strategy's settings; a `Budget` may also be of time, or until converged.
     `progress` is called with (evaluations done, of how many, the best so far) after each. The same seed and number of
-    evaluations give the same history. After `patience`
-    candidates in a row without a new one that keeps the limits, the search ends with what it has;
-    InfeasibleError, with the range that can be reached, if that is nothing.
+    evaluations give the same history. After `patience` candidates in a row without a new one that keeps the limits, the
+    search ends with what it has; InfeasibleError, with the range that can be reached, if that is nothing.
     """
     spend = budget if isinstance(budget, Budget) else Budget(budget)
     if patience < 1:
         raise InputError(f"patience={patience} must be at least 1")
-    start = time.perf_counter()
     ledger = _Ledger(problem, spend, progress)
     ledger.reach.check()
     running = _settings(strategy)(problem, random.Random(seed), spend.expected)
@@ -71,7 +69,7 @@ def search(
         told = ledger.judge(candidates)
         ended = ledger.ended(patience) if candidates else "strategy"
         if ended:
-            return ledger.result(ended, time.perf_counter() - start)
+            return ledger.result(ended)
         running.tell(told)
 
 
@@ -89,12 +87,14 @@ class _Ledger:
     @property
     def left(self) -> int:
         """Evaluations left in the budget, as it looks now."""
-        done = len(self.evaluated)
-        return (
-            self.budget.total(done, self.best_at, time.perf_counter() - self.start) - done
-            if done
-            else self.budget.expected
-        )
+        if not (done := len(self.evaluated)):
+            return self.budget.expected
+        return self.budget.total(done, self.best_at, self.seconds) - done
+
+    @property
+    def seconds(self) -> float:
+        """Since the start."""
+        return time.perf_counter() - self.start
 
     def judge(self, candidates: Sequence[Arch]) -> list[Evaluation]:
         """Price what is not known yet, evaluate the feasible within the budget, answer for all."""
@@ -118,27 +118,23 @@ class _Ledger:
 
     def ended(self, patience: int) -> Ended | None:
         """Why the search is over; None when it is not."""
-        if not self.evaluated and self.budget.over(time.perf_counter() - self.start):
+        if not self.evaluated and self.budget.over(self.seconds):
             return "time"
+        if self.budget.evaluations == len(self.evaluated):
+            return "budget"
         if not self.left:
-            return (
-                "budget"
-                if self.budget.evaluations == len(self.evaluated)
-                else "time"
-                if self.budget.minutes
-                else "converged"
-            )
+            return "time" if self.budget.minutes else "converged"
         if self.fruitless and self._feasible_in_all == len(self.evaluated):
             return "space"
         return "patience" if self.fruitless >= patience else None
 
-    def result(self, ended: Ended, seconds: float) -> SearchResult:
+    def result(self, ended: Ended) -> SearchResult:
         """What was found; InfeasibleError if that is nothing."""
         if not self.evaluated:
             raise self.reach.error(
                 "no architecture of" if ended == "space" else f"none of {self.priced} candidates from"
             )
-        return SearchResult(tuple(self.evaluated.values()), self.priced, seconds, ended)
+        return SearchResult(tuple(self.evaluated.values()), self.priced, self.seconds, ended)
 
     def _evaluate(self, feasible: Sequence[Evaluation]) -> None:
         for evaluation in self.problem.evaluated(feasible):

@@ -29,10 +29,7 @@ class Novel:
         for _ in range(n * TRIES):
             if len(found) == n:
                 break
-            arch = self.space.canonical(make())
-            if arch not in self.asked:
-                self.asked.add(arch)
-                found.append(arch)
+            found += self.new([make()])
         return found
 
     def new(self, archs: list[Arch]) -> list[Arch]:

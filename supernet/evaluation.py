@@ -6,7 +6,7 @@ Where several processes (`Ranks`) evaluate one network together, each takes some
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -108,19 +108,11 @@ def calibrated_subnet(supernet: Supernet, arch: Arch, images: torch.Tensor, rank
     return subnet.eval()
 
 
-def inherited_accuracies(
-    supernet: Supernet, data: Data, archs: Iterable[Arch], images: torch.Tensor
-) -> Iterator[float]:
-    """The metric on validation images of each architecture with the supernet's weights, one by one.
+def inherited_accuracy(supernet: Supernet, data: Data, images: torch.Tensor, arch: Arch, ranks: Ranks = ALONE) -> float:
+    """The metric on validation images of one architecture with the supernet's weights; all `ranks` work on it together.
 
     `images` (N, C, S, S) are those of `bn_images`, on which statistics are re-estimated.
     """
-    for arch in archs:
-        yield inherited_accuracy(supernet, data, images, arch)
-
-
-def inherited_accuracy(supernet: Supernet, data: Data, images: torch.Tensor, arch: Arch, ranks: Ranks = ALONE) -> float:
-    """The same of one architecture; all `ranks` evaluate it together."""
     return accuracy(calibrated_subnet(supernet, arch, images, ranks), data, data.val, ranks)
 
 

@@ -90,10 +90,13 @@ class SearchSpace(ABC):
         """Each gene uniform over its options (uniform over architectures where genes are independent)."""
         if self.options is not None:
             return tuple([int(rng.random() * n) for n in self.options])
-        arch: Arch = ()
-        while (options := self.choices(arch)) is not None:
-            arch += (draw(rng, options),)
-        return arch
+        return self.grow((), rng)
+
+    def grow(self, prefix: Arch, rng: Rng) -> Arch:
+        """`prefix` with every further gene uniform over its options."""
+        while (options := self.choices(prefix)) is not None:
+            prefix += (draw(rng, options),)
+        return prefix
 
     def mutate(self, arch: Arch, rng: Rng, rate: float) -> Arch:
         """Each gene drawn anew with probability `rate`, and where an earlier change made it invalid."""

@@ -18,7 +18,7 @@ from ..latency import LatencyTable, spread
 from ..progress import Progress, silent
 from ..report import Ranked, ranking_chart, save_chart
 from ..search import EvaluationStore
-from ..supernet import Data, Run, SearchSpace, TrainSettings, load_run, load_supernet
+from ..supernet import Data, Run, SearchSpace, Supernet, TrainSettings, load_run, load_supernet
 from ..supernet.checkpoint import weights_fingerprint
 from ..supernet.cost import analytic_cost, flops
 from ..supernet.evaluation import accuracy, bn_images, calibrated_subnet
@@ -169,7 +169,9 @@ def trained_alone(
         def part(done: float, total: float, words: str, number: int = number) -> None:
             progress(number + done / total, len(jobs), f"network {number + 1} of {len(jobs)}: {words}")
 
-        reached[number] = alone(origin, space, data, arch, replace(settings, seed=seed), part, ranks.device)
+        own = replace(settings, seed=seed)
+        _, network = train_alone(origin, space, data, arch, own, part, ranks.device)
+        reached[number] = test_accuracy(network, data, arch, seed)
     ranks.sum_([reached])
     values = reached.tolist()
     first = dict(zip([arch for arch, _ in jobs[: len(archs)]], values[: len(archs)], strict=True))
@@ -177,18 +179,9 @@ def trained_alone(
     return Truth(first, second)
 
 
-def alone(
-    origin: Run,
-    space: SearchSpace,
-    data: Data,
-    arch: Arch,
-    settings: TrainSettings,
-    progress: Progress,
-    device: torch.device,
-) -> float:
-    """Test accuracy of one network trained from scratch, in a folder of its own within the run."""
-    _, network = train_alone(origin, space, data, arch, settings, progress, device)
-    return accuracy(calibrated_subnet(network, arch, bn_images(data, settings.seed)), data, data.test)
+def test_accuracy(network: Supernet, data: Data, arch: Arch, seed: int) -> float:
+    """What a network that was trained alone reaches on test images."""
+    return accuracy(calibrated_subnet(network, arch, bn_images(data, seed)), data, data.test)
 
 
 def ranked(evaluator: Evaluator, known: Truth, table: LatencyTable | None, progress: Progress) -> RankReport:

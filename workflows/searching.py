@@ -73,9 +73,9 @@ def search(
     scratch for so many epochs each ("train:10"). `budget` is a number of evaluations, a time such as "10min", or
     "converged". A latency limit holds for the upper end of the predicted interval; with `device` and `verify` the best
     so many are measured there, and the best that measures within its limit is taken: else the table is calibrated with
-    them, and `budget` searched once more, four times in all. With `pareto` it looks for the
-    front of accuracy against that cost (by `nsga2`, if no strategy is given); what the front covers, a later search
-    answers from it. All `ranks` call it alike: each evaluates some of the candidates, rank 0 does the rest.
+    them, and `budget` searched once more, four times in all. With `pareto` it looks for the front of accuracy against
+    that cost (see `usual_strategy`); what the front covers, a later search answers from it. All `ranks` call it alike:
+    each evaluates some of the candidates, rank 0 does the rest.
     """
     check_target(out, "found")
     wanted, spend = parse_limits(limits), parse_budget(budget)

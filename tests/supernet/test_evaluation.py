@@ -13,7 +13,8 @@ from torch import nn
 
 from hwnas.supernet import ChainSpace, Data, Supernet, TrainSettings, calibrate_bn, train
 from hwnas.supernet.checkpoint import weights_fingerprint
-from hwnas.supernet.evaluation import accuracy, bn_images, calibrated_subnet, inherited_accuracies, probe_accuracy
+from hwnas.supernet.evaluation import accuracy, bn_images, calibrated_subnet, probe_accuracy
+from hwnas.supernet.prefixes import SharedPrefixes
 
 
 @pytest.fixture(scope="module")
@@ -77,16 +78,16 @@ def test_accuracy_is_the_fraction_right(few: Data) -> None:
 
 def test_neither_order_nor_repetition_changes_an_accuracy(tiny: ChainSpace, supernet: Supernet, few: Data) -> None:
     archs = archs_of(tiny, 8)
-    forward = list(inherited_accuracies(supernet, few, archs, bn_images(few, 0)))
+    forward = list(map(SharedPrefixes(supernet, few, bn_images(few, 0)), archs))
     torch.manual_seed(99)
-    backward = list(inherited_accuracies(supernet.train(), few, archs[::-1], bn_images(few, 0)))
-    assert forward == backward[::-1] == list(inherited_accuracies(supernet, few, archs, bn_images(few, 0)))
+    backward = list(map(SharedPrefixes(supernet.train(), few, bn_images(few, 0)), archs[::-1]))
+    assert forward == backward[::-1] == list(map(SharedPrefixes(supernet, few, bn_images(few, 0)), archs))
     assert len(set(forward)) > 1
 
 
 def test_the_supernet_is_not_touched(tiny: ChainSpace, supernet: Supernet, few: Data) -> None:
     before = weights_fingerprint(supernet)
-    list(inherited_accuracies(supernet, few, archs_of(tiny, 5), bn_images(few, 0)))
+    list(map(SharedPrefixes(supernet, few, bn_images(few, 0)), archs_of(tiny, 5)))
     probe_accuracy(supernet, few, seed=0)
     assert weights_fingerprint(supernet) == before
 
@@ -96,9 +97,9 @@ def test_evaluations_leave_no_tensor_behind(tiny: ChainSpace, supernet: Supernet
         gc.collect()
         return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
 
-    list(inherited_accuracies(supernet, few, archs_of(tiny, 2), bn_images(few, 0)))
+    list(map(SharedPrefixes(supernet, few, bn_images(few, 0)), archs_of(tiny, 2)))
     before = live_tensors()
-    list(inherited_accuracies(supernet, few, archs_of(tiny, 30), bn_images(few, 0)))
+    list(map(SharedPrefixes(supernet, few, bn_images(few, 0)), archs_of(tiny, 30)))
     assert live_tensors() == before
 
 

@@ -32,8 +32,9 @@ from hwnas.supernet import (
     load_space,
 )
 from hwnas.supernet.data import data_record
-from hwnas.supernet.evaluation import accuracy, bn_images, calibrated_subnet, inherited_accuracies
+from hwnas.supernet.evaluation import accuracy, bn_images, calibrated_subnet
 from hwnas.supernet.metrics import METRICS, most_likely
+from hwnas.supernet.prefixes import SharedPrefixes
 from hwnas.supernet.sources import checked, load_source
 from hwnas.supernet.spaces import space_record
 
@@ -212,7 +213,7 @@ def test_candidates_of_a_search_are_judged_by_the_metric(space: ChainSpace) -> N
     torch.manual_seed(0)
     supernet, plain = Supernet(space), load_data("uneven_data:accuracy", space)
     images, archs = bn_images(plain, 0), [(0, 0), (1, 1), (0, 1)]
-    found = {m: list(inherited_accuracies(supernet, replace(plain, metric=m), archs, images)) for m in OF_CLASSES}
+    found = {m: list(map(SharedPrefixes(supernet, replace(plain, metric=m), images), archs)) for m in OF_CLASSES}
     for i, arch in enumerate(archs):
         subnet = calibrated_subnet(supernet, arch, images)
         with torch.no_grad():
