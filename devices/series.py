@@ -98,11 +98,14 @@ class Series:
         return spent or self.settled(plan, calm_ms)
 
     def fraction(self, plan: Plan, calm_ms: float) -> float:
-        """The share done of the rounds to expect, as an interval shrinks with the root of the rounds."""
+        """The share done of the rounds to expect, as an interval shrinks with the root of the rounds.
+
+        An interval may be narrow before enough samples were taken while the machine was calm.
+        """
         if not self.ratios or self.settled(plan, calm_ms):
             return float(bool(self.ratios))
         needed = len(self.ratios) * (self.half_width(calm_ms) / plan.target) ** 2
-        return len(self.ratios) / min(max(needed, plan.min_rounds), plan.max_rounds)
+        return min(1.0, len(self.ratios) / min(max(needed, plan.min_rounds), plan.max_rounds))
 
 
 def median_interval(values: list[float]) -> tuple[float, float, float]:
