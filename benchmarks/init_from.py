@@ -20,7 +20,7 @@ import torch
 
 from hwnas.latency import params
 from hwnas.supernet import Arch, Data, SearchSpace, Supernet, TrainSettings, load_data, load_space, train
-from hwnas.supernet.evaluation import bn_images, inherited_accuracies
+from hwnas.supernet.evaluation import bn_images, inherited_accuracy
 from hwnas.supernet.pretrained import initialise_from
 
 SPACE = str(Path(__file__).with_name("fashion_mnist.toml"))
@@ -84,7 +84,8 @@ def trained(supernet: Supernet, data: Data, epochs: int, seed: int) -> Supernet:
 
 def accuracies(supernet: Supernet, data: Data, archs: list[Arch]) -> float:
     """Mean validation accuracy with inherited weights."""
-    return statistics.mean(inherited_accuracies(supernet, data, archs, bn_images(data, 0)))
+    images = bn_images(data, 0)
+    return statistics.mean(inherited_accuracy(supernet, data, images, arch) for arch in archs)
 
 
 if __name__ == "__main__":

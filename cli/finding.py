@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import InputError
+from ..errors import FaultError, InputError
 from .options import AcceleratorOption, ResumeOption, RunOption, SeedOption, bar, console
+
+if TYPE_CHECKING:
+    from ..export import Certificate
 
 
 def demo(
@@ -82,34 +86,55 @@ def export(
     out: Annotated[Path, typer.Option(help="The ONNX file to write.")],
     device: Annotated[str | None, typer.Option(help="Measure the exported file there.")] = None,
     batch: Annotated[str, typer.Option(help="A number, or dynamic.")] = "1",
-    opset: Annotated[int, typer.Option(min=18, help="ONNX opset.")] = 18,
+    opset: Annotated[int, typer.Option(help="The newest ONNX opset that the reader knows, 13 or more.")] = 18,
+    pixels: Annotated[bool, typer.Option("--pixels", help="Read pixels 0..255, and normalise them inside.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="Quantize it, its ranges from training images.")] = False,
+    drop: Annotated[float, typer.Option(help="What --int8 may lose of the metric, at most.")] = 0.005,
+    mobile: Annotated[bool, typer.Option("--mobile", help="Write ONNX Runtime's format for phones, too.")] = False,
 ) -> None:
-    """Write a found network as ONNX, with a certificate beside it.
+    """Write a found network as ONNX, with a certificate and a model card beside it.
 
-    The certificate (.json) holds outputs compared, test accuracy and latency measured on the exported file.
+    The certificate (.json) holds outputs compared, test accuracy and latency measured on the exported file. Where they
+    are not what was promised, all is written under names that end in .rejected, and the exit status is 1.
     """
     from .. import workflows
 
     if batch != "dynamic" and not (batch.isdecimal() and int(batch) > 0):
         raise InputError(f"--batch {batch} is neither a positive number nor dynamic")
+    if not 0 <= drop < 1:
+        raise InputError(f"--drop {drop} is no fraction of the metric: 0.005 is half a point")
+    shipping = workflows.Shipping(None if batch == "dynamic" else int(batch), opset, pixels, int8, drop, mobile)
     with bar("exporting") as progress:
-        proof = workflows.export(found, out, device, None if batch == "dynamic" else int(batch), opset, progress)
+        proof = workflows.export(found, out, device, shipping, progress)
+    for line in proof_lines(proof, out):
+        console.print(line)
+    if proof.rejected:
+        raise FaultError(f"{out} is rejected ({'; '.join(proof.rejected)}): it was written as {out}.rejected")
+
+
+def proof_lines(proof: Certificate, out: Path) -> Iterator[str]:
+    """What a certificate says, for the screen."""
+    kept = ".rejected" if proof.rejected else ""
+    was = "" if proof.size_fp32_bytes is None else f" ({proof.size_fp32_bytes / 1e6:.2f} in fp32)"
+    yield f"{out}{kept}: {proof.precision}, {proof.size_bytes / 1e6:.2f} MB{was}, opset {proof.opset}"
+    yield f"  certificate {out.with_suffix('.json')}{kept}, card {out.with_suffix('.md')}{kept}"
+    yield f"  outputs differ by at most {proof.max_abs_diff:.1e} (supernet path, subnet, ONNX Runtime)"
     low, high = proof.accuracy_interval
-    console.print(
-        f"{out}: {proof.size_bytes / 1e6:.2f} MB, opset {proof.opset}, certificate {out.with_suffix('.json')}"
-    )
-    console.print(f"  outputs differ by at most {proof.max_abs_diff:.1e} (supernet path, subnet, ONNX Runtime)")
-    console.print(
+    yield (
         f"  test {proof.metric} {proof.accuracy_onnx:.4f} [{low:.4f}, {high:.4f}] in ONNX Runtime, "
         f"{proof.accuracy_torch:.4f} in torch, {proof.test_images} images"
     )
     for name, times in proof.latency.items():
-        console.print(
+        faster = "" if times.speed_up is None else f", {times.speed_up:.2f} times as fast as in fp32"
+        yield (
             f"  {name}: measured {times.measured_ms:.4g} ms, promised {times.predicted_ms:.4g} "
-            f"[{times.low_ms:.4g}, {times.high_ms:.4g}] (raw {times.raw_ms:.4g})"
+            f"[{times.low_ms:.4g}, {times.high_ms:.4g}] (raw {times.raw_ms:.4g}){faster}"
         )
+    if (weight := proof.footprint) is not None:
+        memory = "" if weight.peak_bytes is None else f", {weight.peak_bytes / 2**20:.1f} MiB of memory"
+        yield f"  loads in {weight.load_ms:.0f} ms{memory}"
     verdicts = {True: "yes", False: "NO", None: "not all measured"}
-    console.print(f"  within limits: {verdicts[proof.within_limits]}", *proof.notes, sep="; " if proof.notes else "")
+    yield "; ".join((f"  within limits: {verdicts[proof.within_limits]}", *proof.notes))
 
 
 def list_names(

@@ -1,6 +1,29 @@
-"""Export: a module as ONNX, and the certificate that proves it."""
+"""Export: a module as ONNX, fit for shipping, and the certificate that proves it."""
 
-from .certificate import Certificate, Latency, certify
+from .card import model_card
+from .certificate import INT8, PLAIN, Certificate, Latency, Tolerance, certify
 from .onnx_model import compose, layers_to_onnx, to_onnx
+from .precision import to_fp16, to_int8
+from .running import Footprint, Mobile, to_mobile
+from .shipping import OfPixels, at_opset, described
 
-__all__ = ["Certificate", "Latency", "certify", "compose", "layers_to_onnx", "to_onnx"]
+__all__ = [
+    "INT8",
+    "PLAIN",
+    "Certificate",
+    "Footprint",
+    "Latency",
+    "Mobile",
+    "OfPixels",
+    "Tolerance",
+    "at_opset",
+    "certify",
+    "compose",
+    "described",
+    "layers_to_onnx",
+    "model_card",
+    "to_fp16",
+    "to_int8",
+    "to_mobile",
+    "to_onnx",
+]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ import onnx
 import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
-from scipy import stats
 from torch import nn
 
+from ..errors import FaultError
 from ..files import write_json
 from ..supernet.data import Data
 from ..supernet.evaluation import accuracy
@@ -24,10 +25,13 @@ from ..supernet.network import evaluating
 from ..supernet.sources import Split
 from ..supernet.space import Arch
 from ..supernet.supernet import Supernet
+from .intervals import accuracy_interval
+from .running import Footprint, onnx_session, run_onnx, weigh
 
 VERSION = 1
 COMPARED = 64  # images whose outputs are compared
-RESAMPLES = 1000
+
+Read = Callable[[torch.Tensor], torch.Tensor]  # uint8 images (B, C, S, S) as the exported network reads them
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,8 @@ class Latency:
 
     `measured_ms` is in the table's milliseconds: relative to the reference measured beside it, less what the table's
     own networks, measured beside it, too, say has `changed` (a fraction) since the table was made. `raw_ms` is without
-    that (processor time with one thread). A limit of None was not asked for.
+    that (processor time with one thread). A limit of None was not asked for. `speed_up` is by what factor an int8
+    network is faster there than the same in fp32, measured beside it.
     """
 
     predicted_ms: float
@@ -46,6 +51,24 @@ class Latency:
     raw_ms: float
     limit_ms: float | None
     changed: float = 0.0
+    speed_up: float | None = None
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """By how much an exported network may differ from the one that was found.
+
+    `outputs` is a share of the largest output where that is above 1; `metric` a fraction, of errors (rmse, mae) a share
+    of theirs. Where it may only get worse by so much (`drop`), it may get better.
+    """
+
+    outputs: float
+    metric: float
+    drop: bool = False
+
+
+PLAIN = Tolerance(outputs=1e-4, metric=0.001)
+INT8 = Tolerance(outputs=0.25, metric=0.005, drop=True)
 
 
 @dataclass(frozen=True)
@@ -53,7 +76,8 @@ class Certificate:
     """What was checked on an exported network.
 
     The accuracies are values of `metric`, by default the fraction right. `sha256` is that of the ONNX file.
-    `within_limits` is None where a limit could not be measured.
+    `within_limits` is None where a limit could not be measured. `max_output` is the largest output that was compared;
+    `rejected` says what went beyond the `tolerance` or a limit: nothing, and the network is what was promised.
     """
 
     arch: Arch
@@ -74,72 +98,53 @@ class Certificate:
     sha256: str = ""
     notes: tuple[str, ...] = field(default=())
     metric: str = "accuracy"
+    max_output: float = math.nan
+    tolerance: Tolerance = PLAIN
+    rejected: tuple[str, ...] = ()
+    precision: str = "fp32"
+    input: str = "normalised"
+    footprint: Footprint | None = None
+    size_fp32_bytes: int | None = None
 
     def save(self, path: Path) -> None:
         """Write the certificate as JSON, atomically."""
         write_json(path, "certificate", VERSION, asdict(self))
 
 
-def onnx_session(model: bytes) -> ort.InferenceSession:
-    """ONNX Runtime's CPU session of a model, one thread, at the level that deployment uses."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+@dataclass(frozen=True)
+class Outputs:
+    """What was compared: the largest difference of any output, and the largest output."""
+
+    max_abs_diff: float
+    largest: float
 
 
-def run_onnx(session: ort.InferenceSession, images: torch.Tensor) -> np.ndarray:
-    """Outputs (N, classes) for images (N, C, S, S), in batches of the size that the model takes."""
-    (entry,) = session.get_inputs()
-    batch = entry.shape[0] if isinstance(entry.shape[0], int) else len(images)
-    if len(images) % batch:
-        images = torch.cat([images, images[-1:].expand(batch - len(images) % batch, -1, -1, -1)])
-    parts = [session.run(None, {entry.name: part.contiguous().numpy()})[0] for part in images.split(batch)]
-    return np.concatenate(parts)
-
-
-def max_abs_diff(supernet: Supernet, arch: Arch, subnet: nn.Module, model: bytes, images: torch.Tensor) -> float:
-    """Largest difference of any output between the supernet's path, the subnet and ONNX Runtime."""
+def compare_outputs(
+    supernet: Supernet, arch: Arch, subnet: nn.Module, model: bytes, images: torch.Tensor, as_read: NDArray[np.float32]
+) -> Outputs:
+    """Outputs of the supernet's path and the subnet for `images`, and of ONNX Runtime for the same `as_read`."""
     statistics = supernet.statistics(arch, subnet)
     with evaluating(supernet, subnet):
         path = torch.func.functional_call(supernet, statistics, (images, arch)).numpy()
         plain = subnet(images).numpy()
-    exported = run_onnx(onnx_session(model), images)[: len(images)]
+    exported = run_onnx(onnx_session(model), as_read)
     stacked = np.stack([path, plain, exported])  # (3, N, classes)
-    return float((stacked.max(axis=0) - stacked.min(axis=0)).max())
+    if not np.isfinite(stacked).all():
+        raise FaultError("the network puts out what is no number: train it anew, at a smaller --lr")
+    return Outputs(float((stacked.max(axis=0) - stacked.min(axis=0)).max()), float(np.abs(plain).max()))
 
 
-def onnx_reads(model: bytes, data: Data, split: Split) -> NDArray[Any]:
+def onnx_answers(model: bytes, data: Data, split: Split, read: Read) -> NDArray[Any]:
     """What the metric of `data` reads of the model's outputs in ONNX Runtime, for each image of `split`: (N, ...)."""
-    session, read = onnx_session(model), METRICS[data.metric].read
-    outputs = (run_onnx(session, data.normalise(part))[: len(part)] for part in split.images.split(512))
-    return np.concatenate([read(torch.from_numpy(part)).numpy() for part in outputs])
+    session, answer = onnx_session(model), METRICS[data.metric].read
+    outputs = (run_onnx(session, as_array(read(part))) for part in split.images.split(512))
+    return np.concatenate([answer(torch.from_numpy(part)).numpy() for part in outputs])
 
 
-def accuracy_interval(metric: str, labels: NDArray[Any], predicted: NDArray[Any]) -> tuple[float, float]:
-    """The 95 % interval of a metric: exact where it counts trials; for any other a bootstrap's."""
-    if metric in ("accuracy", "top-5"):
-        return binomial_interval(METRICS[metric](labels, predicted), len(labels))
-    return bootstrap_interval(METRICS[metric], labels, predicted)
-
-
-def bootstrap_interval(
-    metric: Callable[[NDArray[Any], NDArray[Any]], float], labels: NDArray[Any], predicted: NDArray[Any]
-) -> tuple[float, float]:
-    """The 95 % percentile interval over draws of as many images (Efron, https://doi.org/10.1214/aos/1176344552).
-
-    It is a little narrow for few images, and has no width for a network without an error.
-    """
-    rng = np.random.default_rng(0)
-    draws = (rng.integers(len(labels), size=len(labels)) for _ in range(RESAMPLES))
-    low, high = np.quantile([metric(labels[rows], predicted[rows]) for rows in draws], [0.025, 0.975])
-    return float(low), float(high)
-
-
-def binomial_interval(fraction: float, count: int) -> tuple[float, float]:
-    """The exact 95 % interval of a fraction of `count` trials (Clopper and Pearson, https://doi.org/10.1093/biomet/26.4.404)."""
-    found = stats.binomtest(round(fraction * count), count).proportion_ci(0.95, "exact")
-    return float(found.low), float(found.high)
+def as_array(images: torch.Tensor) -> NDArray[np.float32]:
+    """Images (B, C, S, S) as ONNX Runtime takes them."""
+    found: NDArray[np.float32] = images.contiguous().numpy()
+    return found
 
 
 def certify(
@@ -153,21 +158,26 @@ def certify(
     costs: Mapping[str, float],
     latency: Mapping[str, Latency],
     notes: Sequence[str] = (),
+    read: Read | None = None,
+    tolerance: Tolerance = PLAIN,
 ) -> Certificate:
     """Compare the three forms of a network on real test images, and its costs with the limits.
 
-    `costs` are the analytic ones, `latency` what devices measured on this very model.
+    `costs` are the analytic ones, `latency` what devices measured on this very model, `read` makes images ready for it
+    (by default normalised ones).
     """
+    read = read or data.normalise
     data_bytes = model.SerializeToString()
-    labels, predicted = data.test.labels.numpy(), onnx_reads(data_bytes, data, data.test)
-    compared = data.normalise(data.test.images[:COMPARED])
+    labels, predicted = data.test.labels.numpy(), onnx_answers(data_bytes, data, data.test, read)
+    images = data.test.images[:COMPARED]
+    found = compare_outputs(supernet, arch, subnet, data_bytes, data.normalise(images), as_array(read(images)))
     values = {**costs, **{name: found.measured_ms for name, found in latency.items()}}
     unknown = [name for name in limits if name not in values]
     kept = all(values[name] <= limit for name, limit in limits.items() if name in values)
-    return Certificate(
+    certificate = Certificate(
         arch=arch,
         space=str(supernet.space),
-        max_abs_diff=max_abs_diff(supernet, arch, subnet, data_bytes, compared),
+        max_abs_diff=found.max_abs_diff,
         accuracy_torch=accuracy(subnet, data, data.test),
         accuracy_onnx=METRICS[data.metric](labels, predicted),
         accuracy_interval=accuracy_interval(data.metric, labels, predicted),
@@ -177,10 +187,31 @@ def certify(
         costs=values,
         within_limits=kept if not (unknown and kept) else None,
         size_bytes=len(data_bytes),
-        opset=model.opset_import[0].version,
+        opset=next(entry.version for entry in model.opset_import if not entry.domain),
         runtime_options={"runtime": f"onnxruntime {ort.__version__}", "threads": "1", "optimization": "all"},
         weights=weights,
         sha256=hashlib.sha256(data_bytes).hexdigest(),
         notes=(*notes, *(f"{name} was not measured: export with --device {name}" for name in unknown)),
         metric=data.metric,
+        max_output=found.largest,
+        tolerance=tolerance,
+        footprint=weigh(data_bytes),
     )
+    return replace(certificate, rejected=tuple(objections(certificate)))
+
+
+def objections(proof: Certificate) -> Iterator[str]:
+    """Why an exported network is not what was promised."""
+    most = proof.tolerance.outputs * max(1.0, proof.max_output)
+    if proof.max_abs_diff > most:
+        yield f"outputs differ by {proof.max_abs_diff:.2g}, more than {most:.2g}"
+    metric = METRICS[proof.metric]
+    worse = metric.direction * (proof.accuracy_torch - proof.accuracy_onnx)
+    moved = worse if proof.tolerance.drop else abs(worse)
+    allowed = proof.tolerance.metric * (1.0 if metric.task == "classification" else abs(proof.accuracy_torch))
+    if not moved <= allowed + 1e-12:  # nan is more, too; rounding is not
+        both = f"{proof.accuracy_onnx:.4f}, {proof.accuracy_torch:.4f} in torch"
+        yield f"{proof.metric} is {both}: more than {allowed:.2g} off"
+    for name, limit in proof.limits.items():
+        if proof.costs.get(name, -math.inf) > limit:
+            yield f"{name} is {proof.costs[name]:.4g}, over its limit of {limit:.4g}"

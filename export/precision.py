@@ -5,32 +5,44 @@ from __future__ import annotations
 import logging
 import tempfile
 import warnings
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from ..errors import FaultError
 
-IMAGES = 4  # ranges of random images: they decide the accuracy of a network, not its speed
+Feeds = dict[str, NDArray[np.float32]]  # what a model reads in one run, by the names of its inputs
+
+RANDOM = 4  # runs on random images: their ranges decide the accuracy of a network, not its speed
 
 
-class _RandomInputs:
-    """Batches of normal values, in the form that ONNX Runtime reads calibration data."""
+class _Reader:
+    """Runs in the form that ONNX Runtime reads calibration data."""
 
-    def __init__(self, model: onnx.ModelProto, seed: int = 0) -> None:
-        shapes = {
-            value.name: [size.dim_value for size in value.type.tensor_type.shape.dim] for value in model.graph.input
-        }
-        random = np.random.default_rng(seed)
-        self._batches = [
-            {name: random.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
-            for _ in range(IMAGES)
-        ]
+    def __init__(self, runs: Iterable[Feeds]) -> None:
+        self._runs = iter(runs)
 
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        """The next batch, None after the last."""
-        return self._batches.pop() if self._batches else None
+    def get_next(self) -> Feeds | None:
+        """The next run, None after the last."""
+        return next(self._runs, None)
+
+
+def _random_runs(model: onnx.ModelProto, seed: int = 0) -> Iterator[Feeds]:
+    random = np.random.default_rng(seed)
+    shapes = {value.name: [size.dim_value for size in value.type.tensor_type.shape.dim] for value in model.graph.input}
+    for _ in range(RANDOM):
+        yield {name: random.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+def _runs_on(model: onnx.ModelProto, images: NDArray[np.float32]) -> Iterator[Feeds]:
+    """Images (N, C, S, S) in batches of the size that the model reads; a last, smaller one is left out."""
+    (entry,) = model.graph.input
+    batch = entry.type.tensor_type.shape.dim[0].dim_value or len(images)
+    for start in range(0, len(images) - batch + 1, batch):
+        yield {entry.name: images[start : start + batch]}
 
 
 def to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -40,11 +52,11 @@ def to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
     return convert_float_to_float16(model, keep_io_types=False)
 
 
-def to_int8(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A float model with static shapes in int8: weights per channel, activations with the ranges of random images.
+def to_int8(model: onnx.ModelProto, images: NDArray[np.float32] | None = None) -> onnx.ModelProto:
+    """A float model in int8: weights per channel, activations with the ranges that they have for `images` (N, C, S, S).
 
-    Its speed is that of int8; for its accuracy the ranges would have to come from real images.
-    Raises FaultError with the reason where ONNX Runtime can't quantize it.
+    Without images the ranges are those of random ones, which needs static shapes: its speed is that of int8, its
+    accuracy is not. Raises FaultError with the reason where ONNX Runtime can't quantize it.
     """
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
@@ -60,7 +72,7 @@ def to_int8(model: onnx.ModelProto) -> onnx.ModelProto:
             quantize_static(
                 own,
                 str(target),
-                _RandomInputs(model),
+                _Reader(_random_runs(model) if images is None else _runs_on(model, images)),
                 quant_format=QuantFormat.QDQ,
                 per_channel=True,
                 activation_type=QuantType.QUInt8,

@@ -97,8 +97,13 @@ def _joined(read: Mapping[int, torch.Tensor], count: int, ranks: Ranks) -> torch
 
 def bn_images(data: Data, seed: int, count: int = BN_IMAGES) -> torch.Tensor:
     """The fixed training images on which statistics are re-estimated: (n, C, S, S), not augmented."""
+    return data.normalise(training_images(data, seed, count))
+
+
+def training_images(data: Data, seed: int, count: int) -> torch.Tensor:
+    """Some training images as they are, uint8 (n, C, S, S), the same for the same seed."""
     order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))
-    return data.normalise(data.train.images[order[:count]])
+    return data.train.images[order[:count]]
 
 
 def calibrated_subnet(supernet: Supernet, arch: Arch, images: torch.Tensor, ranks: Ranks = ALONE) -> nn.Module:

@@ -16,7 +16,7 @@ import hwnas
 
 ROOT = Path(__file__).resolve().parents[1]
 NOT_PACKAGED = {"tests", "benchmarks", "docs", "scripts", "build", "dist"}
-EVERYWHERE = {"errors", "files", "names", "progress"}
+EVERYWHERE = {"__version__", "errors", "files", "names", "progress"}
 FOLDERS = {"supernet", "devices", "latency", "search", "export", "report"}
 PACKAGES = {"cli", "workflows", *FOLDERS}
 MAY_IMPORT = {

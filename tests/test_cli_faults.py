@@ -181,7 +181,7 @@ def test_an_export_on_a_full_disk_leaves_no_half_network(
     check_fault(status, capsys.readouterr().err, [f"cannot write {tmp_path / 'net.onnx'}"])
     assert files(tmp_path) == {}
     assert run(command) == 0
-    assert set(files(tmp_path)) == {"net.onnx", "net.json"}
+    assert set(files(tmp_path)) == {"net.onnx", "net.json", "net.md"}
 
 
 # ---- commands in processes of their own

@@ -3,7 +3,7 @@
 from ..supernet import TrainSettings
 from ..supernet.ranks import joined
 from .evaluating import STORE
-from .exporting import export
+from .exporting import Shipping, export
 from .profiling import profile, validate
 from .ranking import RankReport, rank
 from .runs import last_metrics, run_data
@@ -14,6 +14,7 @@ __all__ = [
     "STORE",
     "RankReport",
     "Searched",
+    "Shipping",
     "TrainSettings",
     "export",
     "finetune",

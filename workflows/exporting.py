@@ -1,160 +1,259 @@
-"""Export of a found network, with its certificate."""
+"""Export of a found network: fit for shipping, measured, and proven; what fails the proof is kept aside."""
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import onnx
+import torch
 from torch import nn
 
-from ..devices import TIMED, Device, Job, load_device
+from .. import __version__
+from ..devices import Device, load_device
 from ..errors import InputError
-from ..export import Certificate, Latency, certify, to_onnx
-from ..files import check_target, write_atomic
-from ..latency.anchors import WORTH_A_WORD, Anchor, Beside, beside, change_words, jobs_of
-from ..latency.profile import device_progress, formed
-from ..latency.renewal import check_device
-from ..latency.validation import SLOWER, speed_words
+from ..export import (
+    INT8,
+    PLAIN,
+    Certificate,
+    OfPixels,
+    at_opset,
+    certify,
+    described,
+    model_card,
+    to_int8,
+    to_mobile,
+    to_onnx,
+)
+from ..export.card import CARD
+from ..export.certificate import Read, as_array
+from ..files import check_target, write_atomic, write_bytes
+from ..latency.profile import formed
 from ..progress import Progress, silent
 from ..search.found import Found
-from ..supernet import Data, SearchSpace, Supernet
+from ..supernet import Data, Supernet
 from ..supernet.cost import COSTS
-from ..supernet.evaluation import bn_images, calibrated_subnet
+from ..supernet.evaluation import bn_images, calibrated_subnet, training_images
 from .runs import objective, run_data, run_of, supernet_of
+from .timing import Measured, measure_exported
+
+CALIBRATION = 256  # training images whose ranges an int8 network is made for
+REJECTED = ".rejected"
+BESIDE = (".json", ".md", ".ort", ".required_operators.config")  # what is written beside NET.onnx, by its suffix
+
+
+@dataclass(frozen=True)
+class Shipping:
+    """How a network is to be written.
+
+    `batch` None leaves the batch size open; `opset` is the newest that its reader knows; with `pixels` it reads
+    float32 0..255 and normalises them itself; `int8` quantizes it, for a `drop` of the metric of at most so much;
+    `mobile` writes ONNX Runtime's format for phones, too.
+    """
+
+    batch: int | None = 1
+    opset: int = 18
+    pixels: bool = False
+    int8: bool = False
+    drop: float = INT8.metric
+    mobile: bool = False
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is exported: the network found, its supernet, its data, and itself as a plain module."""
+
+    found: Found
+    supernet: Supernet
+    data: Data
+    subnet: nn.Module
+    seed: int
+
+    def read(self, shipping: Shipping) -> Read:
+        """What makes uint8 images ready for the exported network."""
+        return torch.Tensor.float if shipping.pixels else self.data.normalise
+
+    def model(self, shipping: Shipping, batch: int | None) -> onnx.ModelProto:
+        """The network in fp32, for so many images per run."""
+        module = OfPixels(self.subnet, self.data.mean, self.data.std) if shipping.pixels else self.subnet
+        shape = self.supernet.space.input_shape(batch or 2)  # torch takes an open size of 1 for a fixed one
+        return at_opset(to_onnx(module, [shape], dynamic_batch=batch is None), shipping.opset)
+
+    def as_shipped(self, model: onnx.ModelProto, shipping: Shipping) -> onnx.ModelProto:
+        """A model in the precision in which it is shipped."""
+        if not shipping.int8:
+            return model
+        images = training_images(self.data, self.seed, CALIBRATION)
+        return to_int8(model, as_array(self.read(shipping)(images)))
 
 
 def export(
     found_file: Path,
     out: Path,
     device: str | None = None,
-    batch: int | None = 1,
-    opset: int = 18,
+    shipping: Shipping = Shipping(),
     progress: Progress = silent,
 ) -> Certificate:
-    """Write the network of a FOUND.json as ONNX to `out`, and its certificate beside it as .json.
+    """Write the network of a FOUND.json as ONNX to `out`; its certificate (.json) and its card (.md) go beside it.
 
-    `batch` None leaves the batch size open. With `device` the exported file is measured there.
+    With `device` the exported file is measured there. Where the certificate has reasons to reject it, all is written
+    under names that end in .rejected, and what was there before stays.
     """
     if out.suffix != ".onnx":
         raise InputError(f"--out {out} must end in .onnx; the certificate is written beside it as .json")
-    proof = out.with_suffix(".json")
     check_target(out)
-    check_target(proof, "certificate")
-    found = Found.load(found_file)
-    run, supernet = run_of(found, found_file), supernet_of(found, found_file)
-    data = objective(run_data(run, supernet.space), found.metric)
+    check_target(out.with_suffix(".json"), "certificate")
+    check_card(out.with_suffix(".md"))
+    subject = _subject(found_file)
     progress(0, 3, "exporting")
-    subnet = calibrated_subnet(supernet, found.arch, bn_images(data, run.train["seed"]))
-    shape = supernet.space.input_shape(batch or 2)  # torch takes an open size of 1 for a fixed one
-    model = to_onnx(subnet, [shape], opset=opset, dynamic_batch=batch is None)
+    plain = subject.model(shipping, shipping.batch)
+    model = described(subject.as_shipped(plain, shipping), _words(subject, shipping))
     measured = Measured({}, {}, ())
     if device is not None:
-        where = load_device(device)
-        same = batch == where.form.batch
-        timed = model if same else to_onnx(subnet, [supernet.space.input_shape(where.form.batch)], opset=opset)
-        measured = measure_exported(found, supernet.space, formed(timed, where.form), where, progress)
-        notes = [f"the latency is that of batch {where.form.batch}"] * (not same)
-        notes += [f"the latency is that of the network in {where.form.precision}"] * (where.form.precision != "fp32")
-        measured = replace(measured, notes=(*measured.notes, *notes))
+        measured = _measured(subject, shipping, plain, model, load_device(device), progress)
     progress(2, 3, "comparing outputs and accuracy")
-    certificate = _certified(found, supernet, subnet, model, data, measured)
-    write_atomic(out, partial(_replace_model, model.SerializeToString(), proof))
-    certificate.save(proof)
+    certificate = _certified(subject, shipping, model, measured)
+    if shipping.int8:
+        certificate = replace(certificate, size_fp32_bytes=len(plain.SerializeToString()))
+    beside = {".md": _card(subject, shipping, certificate, out.name).encode()}
+    if shipping.mobile:
+        mobile = to_mobile(model.SerializeToString())
+        beside |= {".ort": mobile.model, ".required_operators.config": mobile.operators.encode()}
+    _write(out, model.SerializeToString(), beside, certificate)
     return certificate
 
 
-def _certified(
-    found: Found, supernet: Supernet, subnet: nn.Module, model: onnx.ModelProto, data: Data, measured: Measured
-) -> Certificate:
+def check_card(path: Path) -> None:
+    """InputError where no card can be written to `path`, or another text would be lost."""
+    check_target(path)
+    if path.exists() and not path.read_bytes().startswith(CARD.encode()):
+        raise InputError(f"{path} would be overwritten by the network's card, but it is none: give --out another name")
+
+
+def _subject(found_file: Path) -> Subject:
+    found = Found.load(found_file)
+    run, supernet = run_of(found, found_file), supernet_of(found, found_file)
+    data, seed = objective(run_data(run, supernet.space), found.metric), run.train["seed"]
+    subnet = calibrated_subnet(supernet, found.arch, bn_images(data, seed))
+    return Subject(found, supernet, data, subnet, seed)
+
+
+def without_folders(text: str) -> str:
+    """What names a space or data, without the folders of this machine: what is shipped tells nothing of them."""
+    return re.sub(r"^(\w+:)?.*/", r"\1", text)
+
+
+def _words(subject: Subject, shipping: Shipping) -> dict[str, str]:
+    """What the file says of itself, each value JSON but plain text."""
+    found, data = subject.found, subject.data
+    return {
+        "version": __version__,
+        "space": without_folders(str(subject.supernet.space)),
+        "arch": json.dumps(found.arch),
+        "limits": json.dumps(found.limits),
+        "data": without_folders(found.data),
+        "classes": json.dumps(data.classes),
+        "input": "pixels" if shipping.pixels else "normalised",
+        "mean": json.dumps(data.mean.tolist()),
+        "std": json.dumps(data.std.tolist()),
+        "precision": "int8" if shipping.int8 else "fp32",
+        "weights": found.weights,
+    }
+
+
+def _measured(
+    subject: Subject,
+    shipping: Shipping,
+    plain: onnx.ModelProto,
+    model: onnx.ModelProto,
+    device: Device,
+    progress: Progress,
+) -> Measured:
+    """What the exported file takes on a device, in the form that the device takes."""
+    form, notes = device.form, []
+    if shipping.int8 and form.precision == "fp16":
+        raise InputError(f"{device.name} runs networks in fp16, and an int8 one stays int8: export without --int8")
+    if form.batch != shipping.batch:
+        plain = subject.model(shipping, form.batch)
+        model = subject.as_shipped(plain, shipping)
+        notes.append(f"the latency is that of batch {form.batch}")
+    if shipping.int8:
+        timed = model.SerializeToString()
+        notes += ["the promise is that of the network in fp32"] * (form.precision != "int8")
+    else:
+        timed = formed(model, form)
+        notes += [f"the latency is that of the network in {form.precision}"] * (form.precision != "fp32")
+    beside = plain.SerializeToString() if shipping.int8 else None
+    measured = measure_exported(subject.found, subject.supernet.space, timed, device, progress, beside)
+    return replace(measured, notes=(*measured.notes, *notes))
+
+
+def _certified(subject: Subject, shipping: Shipping, model: onnx.ModelProto, measured: Measured) -> Certificate:
     """The certificate of an exported network, with how it was measured."""
+    supernet, found = subject.supernet, subject.found
     costs = {name: float(price(supernet.space, found.arch)) for name, price in COSTS.items()}
     certificate = certify(
-        supernet, found.arch, subnet, model, data, found.weights, found.limits, costs, measured.latency, measured.notes
+        supernet,
+        found.arch,
+        subject.subnet,
+        model,
+        subject.data,
+        found.weights,
+        found.limits,
+        costs,
+        measured.latency,
+        measured.notes,
+        subject.read(shipping),
+        replace(INT8, metric=shipping.drop) if shipping.int8 else PLAIN,
     )
-    return replace(certificate, runtime_options={**certificate.runtime_options, **measured.options})
+    return replace(
+        certificate,
+        runtime_options={**certificate.runtime_options, **measured.options},
+        precision="int8" if shipping.int8 else "fp32",
+        input="pixels" if shipping.pixels else "normalised",
+    )
 
 
-def _replace_model(model: bytes, proof: Path, file: IO[bytes]) -> None:
-    """Write a network, and remove the proof of the one before: never a new network beside an old proof."""
+def _card(subject: Subject, shipping: Shipping, proof: Certificate, name: str) -> str:
+    """The model card of the file `name`."""
+    data, found = subject.data, subject.found
+    shape = [shipping.batch or "any number", *subject.supernet.space.input_shape()[1:]]
+    proof = replace(proof, space=without_folders(proof.space))
+    return model_card(
+        proof,
+        name,
+        shape,
+        without_folders(found.data),
+        data.classes,
+        data.mean.tolist(),
+        data.std.tolist(),
+        found.description,
+    )
+
+
+def _write(out: Path, model: bytes, beside: Mapping[str, bytes], proof: Certificate) -> None:
+    """Write a network and what belongs to it; a rejected one under other names, which stand until one is accepted."""
+    kept = REJECTED if proof.rejected else ""
+    places = {suffix: Path(f"{out.with_suffix(suffix)}{kept}") for suffix in (out.suffix, *BESIDE)}
+    old = [places[suffix] for suffix in BESIDE]
+    if not proof.rejected:
+        old += [Path(f"{out.with_suffix(suffix)}{REJECTED}") for suffix in (out.suffix, *BESIDE)]
+    write_atomic(places[out.suffix], partial(_replace_model, model, old))
+    for suffix, content in beside.items():
+        write_bytes(places[suffix], content)
+    proof.save(places[".json"])
+
+
+def _replace_model(model: bytes, old: list[Path], file: IO[bytes]) -> None:
+    """Write a network, and remove what belongs to the one before: never a new network beside an old proof."""
     file.write(model)
     file.flush()
-    os.fsync(file.fileno())  # a full disk is met here, while both of the old files stand
-    proof.unlink(missing_ok=True)
-
-
-@dataclass(frozen=True)
-class Measured:
-    """The latency of an exported network by device, how it was run there, and what to know about it."""
-
-    latency: Mapping[str, Latency]
-    options: Mapping[str, str]
-    notes: tuple[str, ...]
-
-
-def measure_exported(
-    found: Found, space: SearchSpace, model: bytes, device: Device, progress: Progress = silent
-) -> Measured:
-    """The exported network's latency on `device`, beside what the table promised.
-
-    Networks that the table knows are measured beside it, and say by how much the device has changed since.
-    """
-    if device.name not in found.tables:
-        known = ", ".join(found.tables) or "none"
-        raise InputError(f"the search knew no table of {device.name} (tables: {known}): search with --table")
-    table = found.tables[device.name]
-    check_device(table["device"], device)
-    names = [name for name in found.intervals if name.partition(".")[0] == device.name]
-    sustained_s = table["sustained_s"] if f"{device.name}.sustained" in names else 0.0
-    anchors = recorded_anchors(table, space)
-    if anchors:
-        progress(1, 3, f"exporting the layers of {len(anchors)} networks that were measured before")
-    jobs = [Job("network", model, sustained_s), *jobs_of(space, [anchor.arch for anchor in anchors], device.form)]
-    result = device.measure(jobs, device_progress(progress)).complete(device.name)
-    seen = beside(result, anchors, table["reference_ms"])
-    fingerprint = device.fingerprint()
-    options = {name: value for name, value in fingerprint.items() if name != "name"}
-    if (label := fingerprint["label"]) not in TIMED:
-        return Measured({}, options, (f"{device.name}: {label} there; no latency was measured",))
-    timing = result.timings["network"]
-    ratios = {device.name: timing.ratio, f"{device.name}.p95": timing.p95, f"{device.name}.sustained": timing.sustained}
-    latency = {
-        name: Latency(
-            predicted_ms=found.costs[name],
-            low_ms=found.intervals[name][0],
-            high_ms=found.intervals[name][1],
-            measured_ms=seen.table_ms("network", ratio),
-            raw_ms=timing.raw_ms if name == device.name else ratio * result.reference_ms,
-            limit_ms=found.limits.get(name),
-            changed=seen.factor("network") - 1,
-        )
-        for name in names
-        if (ratio := ratios[name]) is not None
-    }
-    return Measured(latency, options, tuple(_notes(device.name, seen)))
-
-
-def recorded_anchors(table: Mapping[str, Any], space: SearchSpace) -> list[Anchor]:
-    """The anchors in what a FOUND.json says of a table; those of before there were any have none."""
-    try:
-        return [Anchor(space.check(anchor["arch"]), float(anchor["ms"])) for anchor in table.get("anchors", ())]
-    except (KeyError, TypeError, ValueError, InputError) as error:
-        raise InputError(
-            f"the networks of a table are damaged in what the search wrote ({error}): search again"
-        ) from error
-
-
-def _notes(name: str, seen: Beside) -> Iterator[str]:
-    """What to know about a measurement: that the host was restless, or is not what it was when it was profiled."""
-    if not seen.found.settled:
-        widest = max(timing.half_width for timing in seen.found.timings.values())
-        yield f"{name} was restless: what was measured there is known to +-{widest:.1%} only"
-    slower = seen.found.reference_ms / seen.reference_ms - 1
-    if abs(slower) > SLOWER:
-        yield speed_words(name, slower)
-    if abs(changed := seen.factor("network") - 1) > WORTH_A_WORD:
-        yield change_words(name, changed)
+    os.fsync(file.fileno())  # a full disk is met here, while the old files stand
+    for path in old:
+        path.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,8 +14,11 @@ import pytest
 import torch
 from torch import nn
 
-from hwnas.export import Certificate, Latency, certify, to_onnx
-from hwnas.export.certificate import binomial_interval, max_abs_diff, onnx_session, run_onnx
+from hwnas.errors import FaultError
+from hwnas.export import INT8, Certificate, Latency, certify, to_onnx
+from hwnas.export.certificate import compare_outputs, objections
+from hwnas.export.intervals import binomial_interval
+from hwnas.export.running import onnx_session, run_onnx
 from hwnas.supernet import ChainSpace, Data, Supernet, TrainSettings, train
 from hwnas.supernet.evaluation import accuracy, bn_images, calibrated_subnet
 
@@ -102,6 +106,59 @@ def test_it_is_written_as_it_is(certified: Certify, tmp_path: Path) -> None:
     assert written["within_limits"] is True
 
 
+PROOF = Certificate(
+    arch=ARCH,
+    space="tiny",
+    max_abs_diff=9e-5,
+    accuracy_torch=0.9,
+    accuracy_onnx=0.8995,
+    accuracy_interval=(0.88, 0.92),
+    test_images=2000,
+    latency={},
+    limits={"flops": 1e6, "watch": 3.0},
+    costs={"flops": 1e6},
+    within_limits=None,
+    size_bytes=100,
+    opset=18,
+    runtime_options={},
+    weights="",
+    max_output=0.5,
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({}, []),
+        ({"max_abs_diff": 2e-4}, ["outputs differ by 0.0002, more than 0.0001"]),
+        ({"max_abs_diff": 2e-4, "max_output": 3.0}, []),  # of outputs above 1 it is a share
+        ({"accuracy_onnx": 0.8985}, ["accuracy is 0.8985, 0.9000 in torch: more than 0.001 off"]),
+        ({"accuracy_onnx": 0.9015}, ["accuracy is 0.9015, 0.9000 in torch: more than 0.001 off"]),  # no luck, a bug
+        ({"accuracy_onnx": 0.899}, []),  # exactly a tenth of a point
+        ({"costs": {"flops": 1.1e6}}, ["flops is 1.1e+06, over its limit of 1e+06"]),
+        ({"costs": {"flops": 1e6, "watch": 3.1}}, ["watch is 3.1, over its limit of 3"]),
+        ({"tolerance": INT8, "max_abs_diff": 0.2, "accuracy_onnx": 0.895}, []),
+        ({"tolerance": INT8, "max_abs_diff": 0.2, "accuracy_onnx": 0.95}, []),  # it may only get better
+        ({"tolerance": INT8, "accuracy_onnx": 0.894}, ["accuracy is 0.8940, 0.9000 in torch: more than 0.005 off"]),
+        ({"tolerance": INT8, "max_abs_diff": 0.3}, ["outputs differ by 0.3, more than 0.25"]),
+        ({"metric": "rmse", "accuracy_torch": 40.0, "accuracy_onnx": 40.03}, []),  # of errors it is a share
+        (
+            {"metric": "rmse", "accuracy_torch": 40.0, "accuracy_onnx": 40.05},
+            ["rmse is 40.0500, 40.0000 in torch: more than 0.04 off"],
+        ),
+        ({"metric": "rmse", "tolerance": INT8, "accuracy_torch": 40.0, "accuracy_onnx": 39.0}, []),
+    ],
+)
+def test_what_is_not_what_was_promised_is_rejected(change: dict[str, Any], words: list[str]) -> None:
+    assert list(objections(replace(PROOF, **change))) == words
+
+
+def test_outputs_that_are_no_numbers_are_a_fault(supernet: Supernet, subnet: nn.Module, model: onnx.ModelProto) -> None:
+    images = torch.full((2, 1, 16, 16), torch.nan)
+    with pytest.raises(FaultError, match="no number"):
+        compare_outputs(supernet, ARCH, subnet, model.SerializeToString(), images, images.numpy())
+
+
 def test_another_network_has_other_outputs(
     supernet: Supernet, subnet: nn.Module, model: onnx.ModelProto, digits: Data
 ) -> None:
@@ -112,15 +169,20 @@ def test_another_network_has_other_outputs(
     bias = next(tensor for tensor in changed.graph.initializer if tuple(tensor.dims) == (10,))
     values = onnx.numpy_helper.to_array(bias) + np.float32(0.25)
     bias.CopyFrom(onnx.numpy_helper.from_array(values, bias.name))
-    assert max_abs_diff(supernet, ARCH, subnet, model.SerializeToString(), images) <= 1e-4
-    assert max_abs_diff(supernet, ARCH, subnet, changed.SerializeToString(), images) == pytest.approx(0.25, abs=1e-3)
+    same, other = (
+        compare_outputs(supernet, ARCH, subnet, found.SerializeToString(), images, images.contiguous().numpy())
+        for found in (model, changed)
+    )
+    assert same.max_abs_diff <= 1e-4
+    assert other.max_abs_diff == pytest.approx(0.25, abs=1e-3)
+    assert same.largest == other.largest > 0
 
 
 def test_a_fixed_batch_takes_any_number_of_images(subnet: nn.Module, digits: Data) -> None:
     session = onnx_session(to_onnx(subnet, [(4, 1, 16, 16)]).SerializeToString())
     images = digits.normalise(digits.test.images[:10])
     with torch.no_grad():
-        np.testing.assert_allclose(run_onnx(session, images)[:10], subnet(images), atol=1e-4)
+        np.testing.assert_allclose(run_onnx(session, images.contiguous().numpy()), subnet(images), atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from torch import nn
 from hwnas import workflows
 from hwnas.errors import InputError
 from hwnas.export import certify, to_onnx
-from hwnas.export.certificate import accuracy_interval, binomial_interval, bootstrap_interval
+from hwnas.export.intervals import accuracy_interval, binomial_interval, bootstrap_interval
 from hwnas.files import digest
 from hwnas.supernet import (
     ChainSpace,

@@ -1,0 +1,133 @@
+"""The model card beside an exported network: what a stranger must know to use it, in Markdown."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+
+from ..supernet.metrics import METRICS
+from .certificate import Certificate
+
+CARD = "<!-- a model card by hwnas -->"  # so it is known for one, and may be replaced
+INPUTS = {
+    "normalised": "float32, normalised: `(pixels / 255 - mean) / std`",
+    "pixels": "float32, pixels as they are, 0 to 255: normalised inside",
+}
+
+
+def model_card(
+    proof: Certificate,
+    name: str,
+    shape: Sequence[int | str],
+    data: str,
+    classes: Sequence[str],
+    mean: Sequence[float],
+    std: Sequence[float],
+    layers: Sequence[str],
+) -> str:
+    """The card of the file `name`, an image (B, C, S, S) of `shape`, the network's `layers` in words."""
+    sections = [
+        f"{CARD}\n\n# {name}\n\nA network for {_plain(data)}, found by hwnas and exported with proof.",
+        "\n".join(_verdict(proof)),
+        "## Use\n\n" + "\n".join(_use(proof, name, shape, classes, mean, std)),
+        "## What was measured\n\n" + "\n".join(_measured(proof)),
+        "## What it is\n\n" + "\n".join(_made_of(proof, layers)),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _verdict(proof: Certificate) -> Iterator[str]:
+    if proof.rejected:
+        yield "**Rejected, not fit for use:**\n"
+        yield from (f"- {_plain(reason)}" for reason in proof.rejected)
+    else:
+        within = "every limit is kept" if proof.within_limits else "not every limit was measured"
+        if proof.precision == "fp32":
+            yield f"Its outputs and its {proof.metric} are those of the network that was trained; {within}."
+        else:
+            moved = f"{proof.accuracy_torch:.4f} before, {proof.accuracy_onnx:.4f} now"
+            yield f"In {proof.precision} its {proof.metric} is close to that of the network trained: {moved}; {within}."
+
+
+def _use(
+    proof: Certificate,
+    name: str,
+    shape: Sequence[int | str],
+    classes: Sequence[str],
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> Iterator[str]:
+    """What goes in, what comes out, and the lines of Python that do it."""
+    channels, size = shape[1], shape[2]
+    task = METRICS[proof.metric].task
+    out = "a score (logit) per class" if task == "classification" else "the numbers asked for"
+    yield f"- in: `image` {_shape(shape)}, {INPUTS[proof.input]}"
+    yield f"- out: `logits` ({shape[0]}, {len(classes)}), {out}: {_plain(', '.join(classes))}"
+    if proof.input == "normalised":
+        yield f"- mean {_numbers(mean)}, std {_numbers(std)}, of pixels / 255"
+    count = shape[0] if isinstance(shape[0], int) else 1
+    yield "\n```python"
+    yield "import numpy as np"
+    yield "import onnxruntime as ort\n"
+    yield f"session = ort.InferenceSession({json.dumps(name)})"
+    yield f"pixels = np.zeros(({count}, {channels}, {size}, {size}), np.uint8)  # your images, of this size"
+    if proof.input == "normalised":
+        yield f"mean = np.array([{', '.join(f'{v:.8g}' for v in mean)}], np.float32).reshape(1, -1, 1, 1)"
+        yield f"std = np.array([{', '.join(f'{v:.8g}' for v in std)}], np.float32).reshape(1, -1, 1, 1)"
+        yield "image = (pixels.astype(np.float32) / 255 - mean) / std"
+    else:
+        yield "image = pixels.astype(np.float32)"
+    yield '(logits,) = session.run(["logits"], {"image": image})'
+    if task == "classification":
+        yield "print(logits.argmax(axis=1))"
+    else:
+        yield "print(logits)"
+    yield "```"
+
+
+def _measured(proof: Certificate) -> Iterator[str]:
+    low, high = proof.accuracy_interval
+    yield "| what | figure |"
+    yield "|---|---|"
+    interval = f"(95 % interval {low:.4f} to {high:.4f})"
+    yield f"| test {proof.metric}, in ONNX Runtime | {proof.accuracy_onnx:.4f} {interval} |"
+    yield f"| the same in torch, fp32 | {proof.accuracy_torch:.4f} |"
+    yield f"| test images | {proof.test_images:,} |"
+    yield f"| largest difference of an output | {proof.max_abs_diff:.1e} (outputs up to {proof.max_output:.3g}) |"
+    for device, times in proof.latency.items():
+        limit = "" if times.limit_ms is None else f", limit {times.limit_ms:.4g}"
+        faster = "" if times.speed_up is None else f", {times.speed_up:.2f} times as fast as in fp32"
+        promise = f"promised {times.predicted_ms:.4g} ({times.low_ms:.4g} to {times.high_ms:.4g}){limit}"
+        yield f"| latency on {device}, ms | {times.measured_ms:.4g}; {promise}{faster} |"
+    for name, value in proof.costs.items():
+        if name not in proof.latency:
+            limit = f", limit {proof.limits[name]:,.0f}" if name in proof.limits else ""
+            yield f"| {name} | {value:,.0f}{limit} |"
+    smaller = "" if proof.size_fp32_bytes is None else f" ({proof.size_fp32_bytes / 1e6:.3f} MB in fp32)"
+    yield f"| file | {proof.size_bytes / 1e6:.3f} MB{smaller}, {proof.precision}, ONNX opset {proof.opset} |"
+    if (weight := proof.footprint) is not None:
+        memory = "" if weight.peak_bytes is None else f", {weight.peak_bytes / 2**20:.1f} MiB beyond the runtime's own"
+        yield f"| to load it, once | {weight.load_ms:.0f} ms, {weight.first_ms:.1f} ms for the first image{memory} |"
+    yield f"| by | {_plain(', '.join(f'{k} {v}' for k, v in proof.runtime_options.items()))} |"
+    yield from (f"\n{_plain(note)}" for note in proof.notes)
+
+
+def _made_of(proof: Certificate, layers: Sequence[str]) -> Iterator[str]:
+    yield f"Space `{_plain(proof.space)}`, architecture `{list(proof.arch)}`:\n"
+    yield from (f"1. {_plain(layer)}" for layer in layers)
+    yield f"\nSHA-256 of the file: `{proof.sha256}`"
+
+
+def _shape(shape: Sequence[int | str]) -> str:
+    return f"({', '.join(map(str, shape))})"
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.4f}" for value in values)
+
+
+def _plain(text: str) -> str:
+    """Text from elsewhere, without what Markdown or HTML would read as more than text."""
+    for mark in "\\`*<>[]|":
+        text = text.replace(mark, f"\\{mark}")
+    return " ".join(text.split())

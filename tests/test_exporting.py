@@ -1,0 +1,175 @@
+"""Export by workflow and by command: what is written, what is proven, what is rejected and where it goes."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+
+from hwnas import workflows
+from hwnas.__main__ import run
+from hwnas.errors import InputError
+from hwnas.export import INT8
+from hwnas.search.found import Found
+from hwnas.supernet import TrainSettings
+from hwnas.workflows.exporting import without_folders
+
+SPACE = "mobilenet:size=16,channels=1,classes=10,stem=4,widths=4-8,depths=1-2,kernels=3-5,expansions=2-3,head=16"
+LOCAL = "local:tolerance=9,target=0.1,min_rounds=3,max_rounds=3,max_seconds=1"
+NAMES = ("net.json", "net.md", "net.onnx")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run, a table and a result."""
+    folder = tmp_path_factory.mktemp("exporting")
+    workflows.train(SPACE, "digits", folder / "run", TrainSettings(epochs=8, batch=64))
+    workflows.profile(str(folder / "run"), LOCAL, folder / "local.json")
+    limits = ["local=1s", "flops=100K"]
+    workflows.search(folder / "run", folder / "found.json", [folder / "local.json"], limits, budget=20)
+    return folder
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_int8_is_proven_and_held_against_fp32(made: Path, tmp_path: Path) -> None:
+    shipping = workflows.Shipping(int8=True, drop=0.05)
+    proof = workflows.export(made / "found.json", tmp_path / "net.onnx", LOCAL, shipping)
+    assert proof.rejected == ()
+    assert (proof.precision, proof.tolerance) == ("int8", replace(INT8, metric=0.05))
+    assert proof.accuracy_torch - proof.accuracy_onnx <= 0.05
+    assert proof.size_fp32_bytes is not None
+    assert proof.size_fp32_bytes != proof.size_bytes == (tmp_path / "net.onnx").stat().st_size
+    kinds = {node.op_type for node in onnx.load(tmp_path / "net.onnx").graph.node}
+    assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
+    speed_up = proof.latency["local"].speed_up
+    assert speed_up is not None
+    assert speed_up > 0
+    assert "the promise is that of the network in fp32" in proof.notes
+
+
+def test_an_older_reader_gets_pixels_and_the_same_accuracy(made: Path, tmp_path: Path) -> None:
+    shipping = workflows.Shipping(opset=13, pixels=True, mobile=True)
+    plain = workflows.export(made / "found.json", tmp_path / "plain.onnx")
+    proof = workflows.export(made / "found.json", tmp_path / "net.onnx", shipping=shipping)
+    assert proof.rejected == ()
+    assert (proof.opset, proof.input, plain.input) == (13, "pixels", "normalised")
+    assert proof.accuracy_onnx == plain.accuracy_onnx
+    assert {"net.ort", "net.required_operators.config"} <= set(names(tmp_path))
+    image = np.random.default_rng(0).integers(0, 256, (1, 1, 16, 16)).astype(np.float32)
+    first, second = (
+        ort.InferenceSession((tmp_path / name).read_bytes()).run(None, {"image": image})[0]
+        for name in ("net.onnx", "net.ort")
+    )
+    np.testing.assert_allclose(first, second, atol=1e-4)
+
+
+def test_the_file_says_what_it_is_and_nothing_of_this_machine(made: Path, tmp_path: Path) -> None:
+    workflows.export(made / "found.json", tmp_path / "net.onnx")
+    told = {entry.key: entry.value for entry in onnx.load(tmp_path / "net.onnx").metadata_props}
+    found = Found.load(made / "found.json")
+    assert told["hwnas.arch"] == json.dumps(found.arch)
+    assert json.loads(told["hwnas.limits"]) == found.limits
+    assert json.loads(told["hwnas.classes"]) == list("0123456789")
+    assert (told["hwnas.space"], told["hwnas.data"], told["hwnas.input"]) == (SPACE, "digits", "normalised")
+    written = (tmp_path / "net.onnx").read_bytes() + (tmp_path / "net.md").read_bytes()
+    for folder in (made, tmp_path, Path.home()):
+        assert str(folder).encode() not in written
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        ("/home/x/my.toml", "my.toml"),
+        ("folder:/home/x/my cats", "folder:my cats"),
+        ("mobilenet:size=32", "mobilenet:size=32"),
+        ("pkg.mod:space", "pkg.mod:space"),
+        ("digits", "digits"),
+    ],
+)
+def test_folders_of_this_machine_are_not_told(text: str, plain: str) -> None:
+    assert without_folders(text) == plain
+
+
+@pytest.mark.parametrize("typed", ["", "--int8 --drop 0.5", "--pixels", "--batch 4", "--batch dynamic"])
+def test_the_card_says_how_to_run_it(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], typed: str
+) -> None:
+    assert run(["export", f"{made}/found.json", "--out", f"{tmp_path}/net.onnx", *typed.split()]) == 0
+    card = (tmp_path / "net.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    exec(compile(code, "net.md", "exec"), {})
+    (session,) = [ort.InferenceSession("net.onnx")]
+    assert session.get_inputs()[0].type == "tensor(float)"
+    assert re.fullmatch(r"\[\d( \d)*\]\n", capsys.readouterr().out)
+    proof = json.loads((tmp_path / "net.json").read_text())
+    assert f"{proof['accuracy_onnx']:.4f}" in card
+    assert proof["sha256"] in card
+    assert "not every limit was measured" in card  # none was: no --device
+
+
+def test_a_rejected_network_is_kept_aside_and_what_was_accepted_stays(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A limit that the exported file misses on the device: the exit status is 1, and no file looks like a good one."""
+    slow = replace(Found.load(made / "found.json"), limits={"local": 1e-6})
+    slow.save(tmp_path / "slow.json")
+    out = tmp_path / "net.onnx"
+    assert run(["export", f"{made}/found.json", "--out", str(out)]) == 0
+    good = {name: (tmp_path / name).read_bytes() for name in NAMES}
+    capsys.readouterr()
+    assert run(["export", f"{tmp_path}/slow.json", "--out", str(out), "--device", LOCAL]) == 1
+    said = capsys.readouterr().err
+    assert re.fullmatch(rf"hwnas: {out} is rejected \(local is .*, over its limit of 1e-06\): .*{out}.rejected\n", said)
+    assert {name: (tmp_path / name).read_bytes() for name in NAMES} == good
+    rejected = [f"{name}.rejected" for name in NAMES]
+    assert names(tmp_path) == sorted([*NAMES, *rejected, "slow.json"])
+    proof = json.loads((tmp_path / "net.json.rejected").read_text())
+    assert proof["within_limits"] is False
+    assert len(proof["rejected"]) == 1
+    assert "Rejected, not fit for use" in (tmp_path / "net.md.rejected").read_text()
+    assert run(["export", f"{made}/found.json", "--out", str(out)]) == 0
+    assert names(tmp_path) == sorted([*NAMES, "slow.json"])  # an accepted one takes the place of both
+
+
+def test_int8_that_loses_more_than_it_may_is_rejected(made: Path, tmp_path: Path) -> None:
+    shipping = workflows.Shipping(int8=True, drop=-1.0)  # it would have to gain everything
+    proof = workflows.export(made / "found.json", tmp_path / "net.onnx", shipping=shipping)
+    assert len(proof.rejected) == 1
+    assert names(tmp_path) == [f"{name}.rejected" for name in NAMES]
+
+
+def test_what_belonged_to_the_network_before_goes(made: Path, tmp_path: Path) -> None:
+    """Never a new network beside an old mobile form of another."""
+    out = tmp_path / "net.onnx"
+    workflows.export(made / "found.json", out, shipping=workflows.Shipping(mobile=True))
+    workflows.export(made / "found.json", out)
+    assert names(tmp_path) == list(NAMES)
+
+
+def test_a_text_of_the_users_is_not_overwritten_by_a_card(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "README.md").write_text("mine")
+    assert run(["export", f"{made}/found.json", "--out", f"{tmp_path}/README.onnx"]) == 2
+    assert "README.md would be overwritten" in capsys.readouterr().err
+    assert names(tmp_path) == ["README.md"]
+    assert (tmp_path / "README.md").read_text() == "mine"
+
+
+def test_int8_for_a_device_of_half_precision_is_refused(made: Path, tmp_path: Path) -> None:
+    device = tmp_path / "half.toml"
+    device.write_text('name = "half"\n[runtime]\nkind = "tensorrt"\nprecision = "fp16"\n')
+    with pytest.raises(InputError, match="fp16"):
+        workflows.export(made / "found.json", tmp_path / "net.onnx", str(device), workflows.Shipping(int8=True))
+    assert names(tmp_path) == ["half.toml"]
