@@ -63,7 +63,38 @@ TARGETS: dict[str, Target] = {
         images=4,
         timeout_s=600,
     ),
+    "onnxruntime-arm64": Target(
+        "ONNX Runtime for arm64, emulated by qemu (8 images)",
+        "scripts/arm64-userland FOLDER",
+        "onnxruntime_reader.py",
+        images=8,
+        timeout_s=600,
+        machine="aarch64",
+    ),
     "openvino": Target("Intel's OpenVINO on this CPU, in float32", "pip install openvino", "openvino_reader.py"),
+    "opencv": Target("OpenCV's dnn module on this CPU", "pip install opencv-python-headless", "opencv_reader.py"),
+    "ncnn": Target(
+        "Tencent's ncnn on this CPU, in float32, converted by pnnx",
+        "pip install numpy ncnn && pip install --no-deps pnnx",
+        "ncnn_reader.py",
+    ),
+    "tensorrt-rtx": Target(
+        "TensorRT-RTX compiles it, no GPU needed",
+        "pip install tensorrt-rtx-cu12-libs tensorrt-rtx-cu12-bindings",
+        "tensorrt_reader.py",
+        COMPILED,
+        {"flavour": "tensorrt-rtx"},
+        timeout_s=600,
+    ),
+    "tensorrt": Target(
+        "TensorRT compiles it where there is a GPU; elsewhere the trtexec command for it",
+        "pip install tensorrt",
+        "tensorrt_reader.py",
+        COMPILED,
+        {"flavour": "tensorrt"},
+        timeout_s=600,
+        gpu=True,
+    ),
 }
 
 
@@ -107,7 +138,7 @@ class TargetCheck:
             parts.append(f"{self.images} images, outputs differ by at most {self.max_abs_diff:.1e}")
         parts += ["DISAGREES"] * (self.agrees is False)
         parts += [f"{self.size_bytes / 1e6:.2f} MB"] if self.size_bytes is not None else []
-        parts += [f"not run by it: {', '.join(self.fell_back)}"] if self.fell_back else []
+        parts += [f"fell back: {', '.join(self.fell_back)}"] if self.fell_back else []
         return "; ".join([*parts, *filter(None, [self.reason])])
 
 

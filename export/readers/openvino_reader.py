@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,32 +17,31 @@ else:  # run by its path, where hwnas need not be installed
 
     del sys.path[0]  # what else lies there shadows nothing
 
+KERNEL = {"primitiveType", "originalLayersNames"}  # what an executed node tells of how it is run
+
 
 def version(_: dict[str, Any]) -> str:
-    """OpenVINO's."""
-    return f"openvino {reading.needed('openvino', 'openvino').__version__}"
+    """OpenVINO's, without its build."""
+    return f"openvino {reading.needed('openvino', 'openvino').__version__.partition('-')[0]}"
 
 
 def read(job: Job) -> dict[str, Any]:
     """Outputs by the CPU plugin; `fell_back` names the operators that it runs by its slow reference code."""
     core = reading.needed("openvino", "openvino").Core()
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}  # by default bf16 where the CPU has it
-    compiled = core.compile_model(core.read_model(str(job.model)), "CPU", settings)
+    model = core.read_model(str(job.model))
+    types = {node.get_friendly_name(): node.get_type_name() for node in model.get_ops()}
+    compiled = core.compile_model(model, "CPU", settings)
     job.keep([compiled([part])[0].copy() for part in job.batches()])
-    return {"fell_back": _by_reference(compiled)}
+    return {"fell_back": sorted({f"{kind} (reference code)" for kind in _by_reference(compiled, types)})}
 
 
-_KERNEL = {"primitiveType", "layerType"}  # what a node of the compiled graph tells of how it is run
-
-
-def _by_reference(compiled: Any) -> list[str]:
-    """The types of the executed nodes whose kernel is called a reference."""
-    found = set()
+def _by_reference(compiled: Any, types: dict[str, str]) -> Iterator[str]:
+    """The operators of the model in those executed nodes whose kernel is called a reference."""
     for node in compiled.get_runtime_model().get_ops():
-        known = {key: str(value.astype(str)) for key, value in node.get_rt_info().items() if key in _KERNEL}
-        if known.get("primitiveType", "").startswith("ref"):
-            found.add(known.get("layerType", node.get_type_name()))
-    return sorted(found - {"Input", "Output", "Constant"})
+        told = {key: str(value.astype(str)) for key, value in node.get_rt_info().items() if key in KERNEL}
+        if told.get("primitiveType", "").startswith("ref"):
+            yield from (types[name] for name in told.get("originalLayersNames", "").split(",") if name in types)
 
 
 if __name__ == "__main__":
