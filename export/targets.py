@@ -238,7 +238,7 @@ def _described(one: Wanted, model: Path, entry: Entry | None) -> dict[str, str] 
         raise InputError(f"{one.name}: {one.python or 'its reader'} gave no answer: see that it starts") from None
     if ran.returncode == NOT_INSTALLED and target.gpu:
         command = trtexec_command(model, entry.shape if entry else ())
-        return TargetCheck(one.name, NAMED, "", reason=f"{_last_words(ran)}; where there is a GPU: {command}")
+        return TargetCheck(one.name, NAMED, "", reason=f"where there is a GPU: {command}")
     if ran.returncode != 0:
         raise InputError(f"{one.name}: {_last_words(ran)}; to install it: {target.install}")
     told: dict[str, str] = json.loads(ran.stdout.splitlines()[-1])
@@ -260,7 +260,10 @@ def _checked(
     result = folder / "result.json"
     if ran.returncode != 0 or not result.exists():
         return replace(rejected, reason=_last_words(ran))
-    said = json.loads(result.read_text())
+    try:
+        said, outputs = json.loads(result.read_text()), _outputs(folder)
+    except ValueError as error:
+        return replace(rejected, reason=f"what it wrote is damaged ({error})")
     if said.get("reason"):
         return replace(rejected, reason=said["reason"])
     label = EMULATED if target.machine and platform.machine() != target.machine else target.label
@@ -271,8 +274,14 @@ def _checked(
         fell_back=tuple(said.get("fell_back", ())),
         size_bytes=said.get("size_bytes"),
     )
-    outputs = folder / "outputs.npy"
-    return _compared(check, np.load(outputs, allow_pickle=False), expected, tolerance) if outputs.exists() else check
+    return check if outputs is None else _compared(check, outputs, expected, tolerance)
+
+
+def _outputs(folder: Path) -> NDArray[np.float32] | None:
+    """What a reader computed, None where it computes nothing; ValueError where the file is damaged."""
+    path = folder / "outputs.npy"
+    loaded: NDArray[np.float32] | None = np.load(path, allow_pickle=False) if path.exists() else None
+    return loaded
 
 
 def _compared(

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 NOT_INSTALLED = 3
+WORDS = 300  # characters of an error that are kept
 
 
 class Job(NamedTuple):
@@ -92,7 +93,7 @@ def version_of(package: str) -> str:
 def first_line(error: BaseException) -> str:
     """What an error says, in one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    return lines[0][:WORDS] if lines else type(error).__name__
 
 
 def main(version: Callable[[dict[str, Any]], str], read: Callable[[Job], dict[str, Any]]) -> None:
