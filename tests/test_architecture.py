@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NOT_PACKAGED = {"tests", "benchmarks", "docs", "scripts", "build", "dist"}
 EVERYWHERE = {"__version__", "errors", "files", "names", "progress"}
 FOLDERS = {"supernet", "devices", "latency", "search", "export", "report"}
-PACKAGES = {"cli", "workflows", *FOLDERS}
+PACKAGES = {"cli", "workflows", "export.readers", *FOLDERS}
 MAY_IMPORT = {
     "supernet": set(),
     "devices": set(),
