@@ -50,6 +50,7 @@ LESS = {
     "--device local": f"--device {QUICK_DEVICE}",
     "local=1ms": "local=1s",
     "--nets 20": "--nets 3 --pause 0",
+    "--nets 60": "--nets 4",
     "torchrun": LAUNCHER,
 }
 ON_CORES = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
