@@ -22,6 +22,7 @@ HOSTS = {"local": LocalHost, "ssh": SshHost, "adb": AdbHost}
 RUNTIMES = {"onnxruntime": OnnxRuntime, "tensorrt": TensorRT}
 KEYS = ("name", "emulated", "host", "runtime", "effort")
 LOCAL_SETTINGS = {"name": "local", **asdict(LocalHost()), **asdict(OnnxRuntime()), **asdict(Effort())}
+"""The settings that may stand behind `local:`, with their defaults."""
 
 
 def load_device(text: str) -> Device:
@@ -115,3 +116,4 @@ def folder_device(folder: str) -> FolderDevice:
 
 
 DEVICES: dict[str, Callable[[str], Device]] = {"local": local_device, "folder": folder_device}
+"""The kinds of device that need no file, by name: what makes one of the text behind it."""

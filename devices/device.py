@@ -31,7 +31,8 @@ class Form:
         return {"batch": str(self.batch), "precision": self.precision}
 
 
-TIMED = ("measured", "measured elsewhere")  # labels of devices whose times are latencies
+TIMED = ("measured", "measured elsewhere")
+"""The labels of devices whose times are latencies."""
 
 
 def check_name(name: str) -> None:

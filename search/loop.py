@@ -36,6 +36,7 @@ STRATEGIES: dict[str, Callable[[], StrategySettings]] = {
     "bayesian": Bayesian,
     "predictor": Predictor,
 }
+"""The strategies by name, each with default settings."""
 
 Progress = Callable[[int, int, Evaluation], None]
 

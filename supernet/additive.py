@@ -16,7 +16,7 @@ from .space import Arch, SearchSpace
 
 @dataclass(frozen=True, eq=False)
 class AdditiveCost:
-    """cost(arch) = offset + sum_i unary[i][a_i] + sum_i pairwise[i][a_i, a_{i+1}].
+    """`cost(arch) = offset + sum_i unary[i][a_i] + sum_i pairwise[i][a_i, a_{i+1}]`.
 
     `unary[i]` has shape (options_i,); `pairwise[i]` has shape (options_i, options_{i+1}) or is None.
     """

@@ -22,6 +22,8 @@ from .blocks import build
 from .layer import INPUT, Layer, Node, named
 
 Arch = tuple[int, ...]
+"""An architecture: a value, one gene after the other."""
+
 BITS = 52  # of a random number in [0, 1) that are random, and exact as an integer
 
 

@@ -179,6 +179,7 @@ SPACES: dict[str, Callable[..., Recipe]] = {
     "shufflenet": shufflenet,
     "vgg": vgg,
 }
+"""The built-in spaces of stages, by name; their parameters are the settings behind it."""
 
 
 def load_space(text: str) -> SearchSpace:

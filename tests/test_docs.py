@@ -1,15 +1,18 @@
 """The guides in docs/, executed in their order, with less training and less measuring.
 
 A block whose first line is `# FILE` is written to that file; other Python is executed, the commands of a bash
-block are run, and text is only shown. Tables are compared with the code that they describe.
+block are run, and text is only shown, but names only commands and options that there are. Tables are compared with
+the code that they describe.
 """
 
 from __future__ import annotations
 
 import ast
+import os
 import random
 import re
 import shlex
+import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
@@ -20,8 +23,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import typer
 
-from hwnas.__main__ import main
+from hwnas.__main__ import app, main
 from hwnas.devices import Effort, load_device
 from hwnas.devices.runtimes import OnnxRuntime
 from hwnas.devices.ssh import SshHost
@@ -34,22 +38,38 @@ from hwnas.supernet.recipe import WHERE, recipe_from
 from hwnas.supernet.sources import DATA, checked, load_source
 
 DOCS = Path(__file__).parents[1] / "docs"
+README, INDEX = DOCS.parent / "README.md", DOCS / "index.md"
+PAGES = sorted(DOCS.rglob("*.md"))
 GUIDES = sorted(DOCS.glob("*.md"))
-QUICK_DEVICE = "local:tolerance=9,target=0.5,min_rounds=3,max_rounds=3,max_seconds=1"
+QUICK = ("tolerance=9", "target=0.5", "min_rounds=3", "max_rounds=3", "max_seconds=1")
+QUICK_DEVICE = f"local:{','.join(QUICK)}"
+LAUNCHER = f"{shlex.quote(sys.executable)} -m torch.distributed.run"
 LESS = {
     "--epochs 15": "--epochs 1 --batch 128",
     "--epochs 20": "--epochs 1",
     "--device local": f"--device {QUICK_DEVICE}",
     "local=1ms": "local=1s",
+    "--nets 20": "--nets 3 --pause 0",
+    "--nets 60": "--nets 4",
+    "torchrun": LAUNCHER,
 }
+ON_CORES = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+SHOWN = ("text", "json")  # languages of blocks that are not run
 MODULE_LINES = 20
-SPACE, DATA_GUIDE, DEVICE_GUIDE = DOCS / "own-space.md", DOCS / "own-data.md", DOCS / "devices.md"
-each_guide = pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.stem)
+SPACE, BLOCK, DATA_GUIDE, DEVICE_GUIDE = (
+    DOCS / f"{name}.md" for name in ("own-space", "own-block", "own-data", "devices")
+)
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(DOCS)))
 
 
 def blocks(guide: Path) -> list[tuple[str, str]]:
     """The (language, content) of every fenced block."""
     return re.findall(r"^```(\w+)\n(.*?)^```", guide.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def runs(guide: Path) -> bool:
+    """Whether a page has code or commands; those of the first page are the README's, which .ci/run runs."""
+    return guide != INDEX and any(language in ("bash", "python") for language, _ in blocks(guide))
 
 
 def named_files(guide: Path) -> dict[str, str]:
@@ -94,9 +114,14 @@ def run(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for full, quick in LESS.items():
         command = command.replace(full, quick)
     if command.startswith("hwnas search"):
-        command = (
-            re.sub(r"--limit local=\S+", lambda _: f"--limit local={middle_of(command)}ms", command) + " --budget 4"
-        )
+        command = re.sub(r"--limit local=\S+", lambda _: f"--limit local={middle_of(command)}ms", command)
+    if "hwnas search" in command or "hwnas -- search" in command:
+        command += " --budget 4"
+    if command.startswith(LAUNCHER):
+        environment = {**os.environ, **ON_CORES}
+        done = subprocess.run(shlex.split(command), env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        return
     monkeypatch.setattr("sys.argv", shlex.split(command))
     with pytest.raises(SystemExit) as end:
         main()
@@ -111,31 +136,69 @@ def middle_of(command: str) -> float:
     return float(np.median(table.predict_many([table.space.sample(rng) for _ in range(50)])))
 
 
-@pytest.mark.parametrize("guide", [guide for guide in GUIDES if guide != DEVICE_GUIDE], ids=lambda path: path.stem)
+def written(name: str, content: str) -> None:
+    """A file of a guide; a device measures less."""
+    quick = "".join(f"{setting}\n" for setting in QUICK) if "[host]" in content else ""
+    Path(name).write_text(f"{content}\n[effort]\n{quick}" if quick else content)
+
+
+@pytest.mark.parametrize("guide", [guide for guide in GUIDES if runs(guide)], ids=lambda path: path.stem)
 def test_a_guide_works_from_top_to_bottom(guide: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    files, ran = named_files(guide), 0
+    files, ran = named_files(guide), []
     for language, content in blocks(guide):
         name = content.partition("\n")[0].removeprefix("# ")
         if name in files:
-            Path(name).write_text(content)
+            written(name, content)
         elif language == "python":
             above = guide.read_text().partition(content)[0].count("\n")  # so that a fault names its line
             exec(compile("\n" * above + content, str(guide), "exec"), {"__name__": "guide"})
         elif language == "bash":
             for line in content.splitlines():
                 run(line, monkeypatch)
-                ran += 1
+                ran.append(line)
         else:
-            assert language == "text", language
-    assert ran > 3
-    assert {path.suffix for path in folder.iterdir()} > {".onnx", ".json"}
+            assert language in SHOWN, language
+    left = {out for line in ran for out in re.findall(r"--out (\S+)", line)}
+    assert left
+    assert [out for out in left if not Path(out).exists()] == []
 
 
-@each_guide
-def test_links_lead_somewhere(guide: Path) -> None:
-    links = re.findall(r"\]\((?!https:)([^)#]+)\)", guide.read_text())
-    assert [link for link in links if not (guide.parent / link).is_file()] == []
-    paths = re.findall(r"`((?:tests|supernet)/[\w/]+\.py)`", guide.read_text())
+@each_page
+def test_every_block_is_run_or_says_that_it_is_only_shown(page: Path) -> None:
+    """So a fence stands at the beginning of its line, with a language that this file knows."""
+    fences = re.findall(r"^(.*?)(?:```+|~~~+)(.*)$", page.read_text(), re.MULTILINE)
+    assert [before for before, _ in fences if before] == []
+    opening, closing = [language for _, language in fences[::2]], {language for _, language in fences[1::2]}
+    assert closing <= {""}
+    assert opening == [language for language, _ in blocks(page)]
+    known = {"bash", "python", "toml", *SHOWN} if page in GUIDES else set(SHOWN)
+    assert set(opening) <= known
+
+
+def test_the_first_page_has_the_commands_of_the_readme() -> None:
+    commands = [content for language, content in blocks(README) if language == "bash"]
+    assert [content for language, content in blocks(INDEX) if language == "bash"] == commands[:2]
+    assert [line for line in INDEX.read_text().splitlines() if re.search(r"\d", line)] == []  # no figure grows old
+
+
+@pytest.mark.parametrize("page", [README, *PAGES], ids=lambda path: path.stem)
+def test_a_command_that_is_only_shown_has_options_that_there_are(page: Path) -> None:
+    text = page.read_text()
+    shown = "\n".join([*(content for _, content in blocks(page)), *re.findall(r"(?<!`)`([^`]+)`(?!`)", text)])
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    wrong = []
+    for name, rest in re.findall(r"^(?:.* )?hwnas (?:-- )?([a-z]+)\b(.*)", shown, re.MULTILINE):
+        options = set() if name not in commands else {o for p in commands[name].params for o in p.opts} | {"--help"}
+        wrong += [f"{name} {o}" for o in re.findall(r"(?<!\S)--[a-z][a-z-]*", rest) if o not in options]
+        wrong += [name] * (name not in commands)
+    assert wrong == []
+
+
+@each_page
+def test_links_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\((?!https:)([^)#]+)[^)]*\)", page.read_text())
+    assert [link for link in links if not (page.parent / link).is_file()] == []
+    paths = re.findall(r"`((?:tests|supernet)/[\w/]+\.py)`", page.read_text())
     assert [path for path in paths if not (DOCS.parent / path).is_file()] == []
 
 
@@ -143,7 +206,7 @@ def test_links_lead_somewhere(guide: Path) -> None:
 
 
 def test_a_space_with_a_block_of_its_own_is_twenty_lines() -> None:
-    code = [line for line in named_files(SPACE)["my_space.py"].splitlines() if line and not line.startswith("#")]
+    code = [line for line in named_files(BLOCK)["my_space.py"].splitlines() if line and not line.startswith("#")]
     assert len(code) <= MODULE_LINES
     assert max(map(len, code)) <= 120
 
