@@ -91,6 +91,10 @@ def export(
     int8: Annotated[bool, typer.Option("--int8", help="Quantize it, its ranges from training images.")] = False,
     drop: Annotated[float, typer.Option(help="What --int8 may lose of the metric, at most.")] = 0.005,
     mobile: Annotated[bool, typer.Option("--mobile", help="Write ONNX Runtime's format for phones, too.")] = False,
+    targets: Annotated[
+        str | None,
+        typer.Option(help="Other readers of the file: openvino, ncnn=/env/bin/python, ...; hwnas list targets."),
+    ] = None,
 ) -> None:
     """Write a found network as ONNX, with a certificate and a model card beside it.
 
@@ -98,12 +102,15 @@ def export(
     are not what was promised, all is written under names that end in .rejected, and the exit status is 1.
     """
     from .. import workflows
+    from ..export.targets import parse_targets
 
     if batch != "dynamic" and not (batch.isdecimal() and int(batch) > 0):
         raise InputError(f"--batch {batch} is neither a positive number nor dynamic")
     if not 0 <= drop < 1:
         raise InputError(f"--drop {drop} is no fraction of the metric: 0.005 is half a point")
-    shipping = workflows.Shipping(None if batch == "dynamic" else int(batch), opset, pixels, int8, drop, mobile)
+    readers = () if targets is None else parse_targets(targets)
+    size = None if batch == "dynamic" else int(batch)
+    shipping = workflows.Shipping(size, opset, pixels, int8, drop, mobile, readers)
     with bar("exporting") as progress:
         proof = workflows.export(found, out, device, shipping, progress)
     for line in proof_lines(proof, out):
@@ -133,6 +140,7 @@ def proof_lines(proof: Certificate, out: Path) -> Iterator[str]:
     if (weight := proof.footprint) is not None:
         memory = "" if weight.peak_bytes is None else f", {weight.peak_bytes / 2**20:.1f} MiB of memory"
         yield f"  loads in {weight.load_ms:.0f} ms{memory}"
+    yield from (f"  {check}" for check in proof.targets)
     verdicts = {True: "yes", False: "NO", None: "not all measured"}
     yield "; ".join((f"  within limits: {verdicts[proof.within_limits]}", *proof.notes))
 

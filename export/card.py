@@ -103,6 +103,8 @@ def _measured(proof: Certificate) -> Iterator[str]:
         if name not in proof.latency:
             limit = f", limit {proof.limits[name]:,.0f}" if name in proof.limits else ""
             yield f"| {name} | {value:,.0f}{limit} |"
+    for check in proof.targets:
+        yield f"| read by {check.name} | {_plain(str(check).partition(': ')[2])} |"
     smaller = "" if proof.size_fp32_bytes is None else f" ({proof.size_fp32_bytes / 1e6:.3f} MB in fp32)"
     yield f"| file | {proof.size_bytes / 1e6:.3f} MB{smaller}, {proof.precision}, ONNX opset {proof.opset} |"
     if (weight := proof.footprint) is not None:

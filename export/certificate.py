@@ -27,6 +27,7 @@ from ..supernet.space import Arch
 from ..supernet.supernet import Supernet
 from .intervals import accuracy_interval
 from .running import Footprint, onnx_session, run_onnx, weigh
+from .targets import TargetCheck
 
 VERSION = 1
 COMPARED = 64  # images whose outputs are compared
@@ -76,8 +77,8 @@ class Certificate:
     """What was checked on an exported network.
 
     The accuracies are values of `metric`, by default the fraction right. `sha256` is that of the ONNX file.
-    `within_limits` is None where a limit could not be measured. `max_output` is the largest output that was compared;
-    `rejected` says what went beyond the `tolerance` or a limit: nothing, and the network is what was promised.
+    `within_limits` is None where a limit could not be measured; `targets` are other readers of the file.
+    `max_output` is the largest output that was compared; `rejected` says what went beyond the `tolerance` or a limit: nothing, and the network is what was promised.
     """
 
     arch: Arch
@@ -105,6 +106,7 @@ class Certificate:
     input: str = "normalised"
     footprint: Footprint | None = None
     size_fp32_bytes: int | None = None
+    targets: tuple[TargetCheck, ...] = ()
 
     def save(self, path: Path) -> None:
         """Write the certificate as JSON, atomically."""
@@ -212,6 +214,7 @@ def objections(proof: Certificate) -> Iterator[str]:
     if not moved <= allowed + 1e-12:  # nan is more, too; rounding is not
         both = f"{proof.accuracy_onnx:.4f}, {proof.accuracy_torch:.4f} in torch"
         yield f"{proof.metric} is {both}: more than {allowed:.2g} off"
+    yield from (f"target {check}" for check in proof.targets if check.failed)
     for name, limit in proof.limits.items():
         if proof.costs.get(name, -math.inf) > limit:
             yield f"{name} is {proof.costs[name]:.4g}, over its limit of {limit:.4g}"

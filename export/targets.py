@@ -197,14 +197,15 @@ def check_targets(
     expected: NDArray[np.float32],
     wanted: Sequence[Wanted],
     tolerance: float,
+    name: Path = Path("net.onnx"),
 ) -> tuple[TargetCheck, ...]:
     """Let every target read `model`, run `images` (N, C, S, S), and compare with `expected` (N, classes).
 
     What can't read it is a check with its reason, however it ends; what is not installed is an InputError, before any
-    target runs. The tolerance is on the largest absolute difference.
+    target runs. The tolerance is on the largest absolute difference; `name` is what the file will be called.
     """
     content = model if isinstance(model, bytes) else model.read_bytes()
-    entry, where = entry_of(content), Path("net.onnx") if isinstance(model, bytes) else model
+    entry, where = entry_of(content), name if isinstance(model, bytes) else model
     described = [_described(one, where, entry) for one in wanted]
     found = []
     for one, told in zip(wanted, described, strict=True):
@@ -212,8 +213,8 @@ def check_targets(
             found.append(told)
             continue
         count = min(len(images), TARGETS[one.name].images)
-        with tempfile.TemporaryDirectory(prefix="hwnas-") as name:
-            folder = Path(name)
+        with tempfile.TemporaryDirectory(prefix="hwnas-") as made:
+            folder = Path(made)
             (folder / "model.onnx").write_bytes(content)
             np.save(folder / "images.npy", images[:count].astype(np.float32), allow_pickle=False)
             (folder / "job.json").write_text(json.dumps(entry.job(count)))

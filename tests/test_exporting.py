@@ -16,8 +16,10 @@ from hwnas import workflows
 from hwnas.__main__ import run
 from hwnas.errors import InputError
 from hwnas.export import INT8
+from hwnas.export.targets import TargetCheck, parse_targets
 from hwnas.search.found import Found
 from hwnas.supernet import TrainSettings
+from hwnas.workflows import exporting
 from hwnas.workflows.exporting import without_folders
 
 SPACE = "mobilenet:size=16,channels=1,classes=10,stem=4,widths=4-8,depths=1-2,kernels=3-5,expansions=2-3,head=16"
@@ -173,3 +175,36 @@ def test_int8_for_a_device_of_half_precision_is_refused(made: Path, tmp_path: Pa
     with pytest.raises(InputError, match="fp16"):
         workflows.export(made / "found.json", tmp_path / "net.onnx", str(device), workflows.Shipping(int8=True))
     assert names(tmp_path) == ["half.toml"]
+
+
+def test_other_readers_stand_in_the_certificate(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["export", f"{made}/found.json", "--out", f"{tmp_path}/net.onnx", "--pixels", "--opset", "15"]
+    assert run([*command, "--targets", "onnxruntime,onnx-reference,tensorrt"]) == 0
+    proof = json.loads((tmp_path / "net.json").read_text())
+    assert [check["name"] for check in proof["targets"]] == ["onnxruntime", "onnx-reference", "tensorrt"]
+    ran = [check for check in proof["targets"] if check["label"] == "ran"]
+    assert len(ran) == 2
+    assert all(check["agrees"] and check["max_abs_diff"] <= 1e-4 for check in ran)
+    assert f"trtexec --onnx={tmp_path}/net.onnx" in capsys.readouterr().out
+    assert "read by onnx-reference" in (tmp_path / "net.md").read_text()
+
+
+def test_a_reader_that_computes_something_else_rejects_the_network(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def other(*_: object) -> tuple[TargetCheck, ...]:
+        return (TargetCheck("openvino", "ran", "1.0", max_abs_diff=3.0, agrees=False),)
+
+    monkeypatch.setattr(exporting, "check_targets", other)
+    shipping = workflows.Shipping(targets=parse_targets("onnxruntime"))
+    proof = workflows.export(made / "found.json", tmp_path / "net.onnx", shipping=shipping)
+    assert len(proof.rejected) == 1
+    assert proof.rejected[0].startswith("target openvino")
+    assert names(tmp_path) == [f"{name}.rejected" for name in NAMES]
+
+
+def test_a_reader_that_is_not_there_is_told_before_the_work(made: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no program"):
+        parse_targets(f"openvino={tmp_path}/python")
+    assert run(["export", f"{made}/found.json", "--out", f"{tmp_path}/net.onnx", "--targets", "openvin"]) == 2
+    assert names(tmp_path) == []

@@ -32,7 +32,8 @@ from ..export import (
     to_onnx,
 )
 from ..export.card import CARD
-from ..export.certificate import Read, as_array
+from ..export.certificate import COMPARED, Read, as_array, objections
+from ..export.targets import Wanted, check_targets, installed
 from ..files import check_target, write_atomic, write_bytes
 from ..latency.profile import formed
 from ..progress import Progress, silent
@@ -40,6 +41,7 @@ from ..search.found import Found
 from ..supernet import Data, Supernet
 from ..supernet.cost import COSTS
 from ..supernet.evaluation import bn_images, calibrated_subnet, training_images
+from ..supernet.network import evaluating
 from .runs import objective, run_data, run_of, supernet_of
 from .timing import Measured, measure_exported
 
@@ -54,7 +56,7 @@ class Shipping:
 
     `batch` None leaves the batch size open; `opset` is the newest that its reader knows; with `pixels` it reads
     float32 0..255 and normalises them itself; `int8` quantizes it, for a `drop` of the metric of at most so much;
-    `mobile` writes ONNX Runtime's format for phones, too.
+    `mobile` writes ONNX Runtime's format for phones, too; `targets` are other programs that are to read it.
     """
 
     batch: int | None = 1
@@ -63,6 +65,7 @@ class Shipping:
     int8: bool = False
     drop: float = INT8.metric
     mobile: bool = False
+    targets: tuple[Wanted, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,7 @@ def export(
     check_target(out)
     check_target(out.with_suffix(".json"), "certificate")
     check_card(out.with_suffix(".md"))
+    installed(shipping.targets)
     subject = _subject(found_file)
     progress(0, 3, "exporting")
     plain = subject.model(shipping, shipping.batch)
@@ -121,6 +125,8 @@ def export(
     certificate = _certified(subject, shipping, model, measured)
     if shipping.int8:
         certificate = replace(certificate, size_fp32_bytes=len(plain.SerializeToString()))
+    if shipping.targets:
+        certificate = _read_elsewhere(subject, shipping, model.SerializeToString(), out, certificate)
     beside = {".md": _card(subject, shipping, certificate, out.name).encode()}
     if shipping.mobile:
         mobile = to_mobile(model.SerializeToString())
@@ -218,6 +224,18 @@ def _certified(subject: Subject, shipping: Shipping, model: onnx.ModelProto, mea
         precision="int8" if shipping.int8 else "fp32",
         input="pixels" if shipping.pixels else "normalised",
     )
+
+
+def _read_elsewhere(subject: Subject, shipping: Shipping, model: bytes, out: Path, proof: Certificate) -> Certificate:
+    """The certificate with what other readers make of the same file, held against torch."""
+    images, data = subject.data.test.images[:COMPARED], subject.data
+    with evaluating(subject.subnet):
+        expected = subject.subnet(data.normalise(images)).numpy()
+    most = proof.tolerance.outputs * max(1.0, proof.max_output)
+    as_read = as_array(subject.read(shipping)(images))
+    checks = check_targets(model, as_read, expected, shipping.targets, most, out)
+    told = replace(proof, targets=checks)
+    return replace(told, rejected=tuple(objections(told)))
 
 
 def _card(subject: Subject, shipping: Shipping, proof: Certificate, name: str) -> str:
