@@ -78,7 +78,8 @@ class Certificate:
 
     The accuracies are values of `metric`, by default the fraction right. `sha256` is that of the ONNX file.
     `within_limits` is None where a limit could not be measured; `targets` are other readers of the file.
-    `max_output` is the largest output that was compared; `rejected` says what went beyond the `tolerance` or a limit: nothing, and the network is what was promised.
+    `max_output` is the largest output that was compared; `rejected` says what went beyond the `tolerance` or a limit:
+    nothing, and the network is what was promised.
     """
 
     arch: Arch

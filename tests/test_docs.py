@@ -51,6 +51,7 @@ LESS = {
     "local=1ms": "local=1s",
     "--nets 20": "--nets 3 --pause 0",
     "--nets 60": "--nets 4",
+    "--int8": "--int8 --drop 0.9",
     "torchrun": LAUNCHER,
 }
 ON_CORES = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
@@ -114,7 +115,7 @@ def run(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for full, quick in LESS.items():
         command = command.replace(full, quick)
     if command.startswith("hwnas search"):
-        command = re.sub(r"--limit local=\S+", lambda _: f"--limit local={middle_of(command)}ms", command)
+        command = re.sub(r"--limit local=\S+", lambda _: f"--limit local={roomy(command)}ms", command)
     if "hwnas search" in command or "hwnas -- search" in command:
         command += " --budget 4"
     if command.startswith(LAUNCHER):
@@ -128,12 +129,15 @@ def run(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert end.value.code == 0, command
 
 
-def middle_of(command: str) -> float:
-    """A latency that half of the networks keep, by the table of a command: the guide's limit is of another machine."""
+def roomy(command: str) -> float:
+    """A latency that every network keeps, by the table of a command, however little is measured here.
+
+    The guide's limit is of another machine, and an export that misses its limit is rejected.
+    """
     found, rng = re.search(r"--table (\S+)", command), random.Random(0)
     assert found
     table = LatencyTable.load(Path(found[1]))
-    return float(np.median(table.predict_many([table.space.sample(rng) for _ in range(50)])))
+    return 3 * float(np.max(table.predict_many([table.space.sample(rng) for _ in range(50)])))
 
 
 def written(name: str, content: str) -> None:

@@ -25,9 +25,10 @@ def run(command, monkeypatch):
     assert end.value.code == 0, command
 
 
-def middle_of(table):
-    low, high = LatencyTable.load(table).cost.bounds()
-    return f"--limit local={(low + high) / 2}ms"
+def roomy(table):
+    """A limit of this machine that an export keeps, however little was measured: else it would be rejected."""
+    _, high = LatencyTable.load(table).cost.bounds()
+    return f"--limit local={3 * high}ms"
 
 
 def test_readme(tmp_path, monkeypatch):
@@ -39,7 +40,7 @@ def test_readme(tmp_path, monkeypatch):
         for full, quick in LESS.items():
             command = command.replace(full, quick)
         if "--limit local" in command:  # the README's limit is one of the machine it was written on
-            command = re.sub(r"--limit local=\S+", middle_of("local.json"), command) + " --budget 3"
+            command = re.sub(r"--limit local=\S+", roomy("local.json"), command) + " --budget 3"
         run(command.partition(" > ")[0], monkeypatch)
     assert Path("net.onnx").is_file()
     assert Path("net.json").is_file()
