@@ -8,6 +8,7 @@ from typing import Any
 
 from .devices import DEVICES, LOCAL_SETTINGS
 from .errors import InputError, unknown_name
+from .export.targets import TARGETS, Target
 from .names import written
 from .search import STRATEGIES
 from .supernet import SPACES, load_space
@@ -20,17 +21,22 @@ KINDS: dict[str, Mapping[str, Any]] = {
     "data": DATA,
     "devices": DEVICES,
     "strategies": STRATEGIES,
+    "targets": TARGETS,
 }
 
 
 def names(kind: str) -> list[tuple[str, str, str]]:
-    """The built-in spaces, data, devices or strategies: name, first line of documentation, settings."""
+    """The built-in spaces, data, devices, strategies or targets: name, first line of documentation, settings."""
     if kind not in KINDS:
         raise unknown_name("thing to list", kind, KINDS)
-    return [
-        (name, (thing.__doc__ or "").strip().splitlines()[0], _settings(kind, name, thing))
-        for name, thing in KINDS[kind].items()
-    ]
+    return [(name, _words(thing), _settings(kind, name, thing)) for name, thing in KINDS[kind].items()]
+
+
+def _words(thing: Any) -> str:
+    """What a thing is, in a line; of a target also how it is installed."""
+    if isinstance(thing, Target):
+        return f"{thing.words}: {thing.install}"
+    return str(thing.__doc__ or "").strip().splitlines()[0]
 
 
 def _settings(kind: str, name: str, thing: Any) -> str:

@@ -146,7 +146,7 @@ def proof_lines(proof: Certificate, out: Path) -> Iterator[str]:
 
 
 def list_names(
-    kind: Annotated[str, typer.Argument(help="spaces, data, devices or strategies.")],
+    kind: Annotated[str, typer.Argument(help="spaces, data, devices, strategies or targets.")],
     show: Annotated[str | None, typer.Option(help="Print this space as TOML, a start for one of your own.")] = None,
 ) -> None:
     """List the names that the other commands know."""
@@ -158,6 +158,6 @@ def list_names(
         print(listing.space_toml(show), end="")
         return
     for name, words, settings in listing.names(kind):
-        console.print(f"{name:16} {words}")
+        console.print(f"{name:17} {words}")
         if settings:
-            console.print(f"{'':16} {name}:{settings}")
+            console.print(f"{'':17} {name}:{settings}")

@@ -30,7 +30,8 @@ from .readers.reading import NOT_INSTALLED
 READERS = Path(__file__).resolve().parent / "readers"
 RAN, EMULATED, COMPILED, NAMED, REJECTED = "ran", "emulated", "compiled", "names only", "rejected"
 DYNAMIC_BATCH = 8  # images at once where the batch is open: more than one, so that an open batch is tried
-DESCRIBE_S = 120  # to import a runtime, under emulation too
+HALF = 5e-3  # what half precision may change, as a fraction of the largest output
+DESCRIBE_S = 300  # to import a runtime, under emulation too
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
@@ -40,7 +41,8 @@ class Target:
 
     `label` is what a check that succeeds is called: ran (here, outputs compared, never timed), emulated (the same,
     under emulation), or compiled. `images` are run at most. It needs an interpreter of its own where `machine` is
-    another's, and a GPU where `gpu`: without one it stays a name, with the command for a machine that has one.
+    another's, and a GPU where `gpu`: without one it stays a name, with the command for a machine that has one. Where it
+    computes less precisely than float32, `precision` is what it may differ by, as a fraction of the largest output.
     """
 
     words: str
@@ -52,6 +54,7 @@ class Target:
     timeout_s: float = 300
     machine: str = ""
     gpu: bool = False
+    precision: float = 0.0
 
 
 TARGETS: dict[str, Target] = {
@@ -77,6 +80,14 @@ TARGETS: dict[str, Target] = {
         "Tencent's ncnn on this CPU, in float32, converted by pnnx",
         "pip install numpy ncnn && pip install --no-deps pnnx",
         "ncnn_reader.py",
+    ),
+    "qnn": Target(
+        "Qualcomm's simulator of Snapdragon 8 Gen 3's NPU, half precision (8 images)",
+        "pip install onnxruntime onnxruntime-qnn numpy",
+        "qnn_reader.py",
+        EMULATED,
+        images=8,
+        precision=HALF,
     ),
     "tensorrt-rtx": Target(
         "TensorRT-RTX compiles it, no GPU needed",
@@ -112,7 +123,7 @@ class TargetCheck:
 
     `label` says what was really done: ran (here, outputs compared, never timed), emulated, compiled, rejected (it does
     not read it, `reason` says why), or names only. `max_abs_diff` is the largest difference of any output from the
-    expected ones over `images` images; `agrees` whether that is within the tolerance, both None where nothing was
+    expected ones over `images` images; `agrees` whether that is within `tolerance`, both None where nothing was
     computed. `fell_back` names operators that the target did not run itself; `size_bytes` is that of what it compiled.
     """
 
@@ -125,6 +136,7 @@ class TargetCheck:
     size_bytes: int | None = None
     reason: str = ""
     images: int = 0
+    tolerance: float = 0.0
 
     @property
     def failed(self) -> bool:
@@ -202,7 +214,8 @@ def check_targets(
     """Let every target read `model`, run `images` (N, C, S, S), and compare with `expected` (N, classes).
 
     What can't read it is a check with its reason, however it ends; what is not installed is an InputError, before any
-    target runs. The tolerance is on the largest absolute difference; `name` is what the file will be called.
+    target runs. The tolerance is on the largest absolute difference; a target in half precision gets more. `name` is
+    what the file will be called.
     """
     content = model if isinstance(model, bytes) else model.read_bytes()
     entry, where = entry_of(content), name if isinstance(model, bytes) else model
@@ -291,10 +304,12 @@ def _compared(
     """The check with the largest difference between what was computed and what was expected."""
     if outputs.shape != expected.shape:
         return replace(check, agrees=False, reason=f"its outputs are {outputs.shape}, expected were {expected.shape}")
+    allowed = max(tolerance, TARGETS[check.name].precision * float(np.abs(expected).max()))
+    check = replace(check, images=len(outputs), tolerance=allowed)
     difference = float(np.abs(outputs.astype(np.float64) - expected).max())
     if not np.isfinite(difference):
-        return replace(check, agrees=False, images=len(outputs), reason="its outputs are not all numbers")
-    return replace(check, max_abs_diff=difference, agrees=difference <= tolerance, images=len(outputs))
+        return replace(check, agrees=False, reason="its outputs are not all numbers")
+    return replace(check, max_abs_diff=difference, agrees=difference <= allowed)
 
 
 def _run(one: Wanted, arguments: Sequence[str], timeout_s: float) -> subprocess.CompletedProcess[str]:

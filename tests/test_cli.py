@@ -278,6 +278,7 @@ print(*{"torch", "onnx", "onnxruntime", "numpy", "sklearn"} & {*sys.modules})
         ("data", ["digits", "fashion-mnist"]),
         ("devices", ["local"]),
         ("strategies", ["evolution", "random"]),
+        ("targets", ["onnxruntime-arm64", "openvino"]),
     ],
 )
 def test_list(kind: str, names: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -241,8 +241,8 @@ def test_progress_is_told(run: Path, tmp_path: Path) -> None:
 
 
 def test_names_without_settings_have_none() -> None:
-    listed: dict[str, list[Any]] = {kind: listing.names(kind) for kind in ("spaces", "data", "devices", "strategies")}
+    listed: dict[str, list[Any]] = {kind: listing.names(kind) for kind in listing.KINDS}
     assert all(words and "\n" not in words for rows in listed.values() for _, words, _ in rows)
     assert all(settings for _, _, settings in listed["spaces"])
     assert {name: bool(settings) for name, _, settings in listed["devices"]} == {"local": True, "folder": False}
-    assert not any(settings for kind in ("data", "strategies") for _, _, settings in listed[kind])
+    assert not any(settings for kind in ("data", "strategies", "targets") for _, _, settings in listed[kind])

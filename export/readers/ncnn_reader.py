@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -45,7 +46,8 @@ def read(job: Job) -> dict[str, Any]:
     ncnn = reading.needed("ncnn", PACKAGES)
     shape = ",".join(str(size) for size in (1, *job.images().shape[1:]))
     program = converter()
-    program.chmod(program.stat().st_mode | 0o100)  # as its own module does: wheels lose the bit
+    if not os.access(program, os.X_OK):
+        program.chmod(program.stat().st_mode | 0o100)  # as its own module does: a wheel may lose the bit
     said = subprocess.run(
         [str(program), str(job.model), f"inputshape=[{shape}]", "fp16=0"],
         cwd=job.folder,
@@ -55,7 +57,8 @@ def read(job: Job) -> dict[str, Any]:
     )
     parameters, weights = (job.folder / f"model.ncnn.{end}" for end in ("param", "bin"))
     if said.returncode != 0 or not weights.exists():
-        raise RuntimeError(f"pnnx does not convert it (status {said.returncode}): {(said.stderr.split(chr(10)))[-1]}")
+        words = [line for line in (said.stdout + said.stderr).splitlines() if line.strip()][-1:]
+        raise RuntimeError(f"pnnx ended with status {said.returncode}: {''.join(words)}")
     layers = {line.split()[0] for line in parameters.read_text().splitlines()[2:] if line.strip()}
     if foreign := sorted(name for name in layers if FOREIGN.search(name)):
         raise RuntimeError(f"ncnn has no {', '.join(foreign)}")
