@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from ..errors import FaultError, InputError
 from .options import AcceleratorOption, ResumeOption, RunOption, SeedOption, bar, console
-
-if TYPE_CHECKING:
-    from ..export import Certificate
 
 
 def demo(
@@ -102,47 +98,20 @@ def export(
     are not what was promised, all is written under names that end in .rejected, and the exit status is 1.
     """
     from .. import workflows
-    from ..export.targets import parse_targets
 
     if batch != "dynamic" and not (batch.isdecimal() and int(batch) > 0):
         raise InputError(f"--batch {batch} is neither a positive number nor dynamic")
     if not 0 <= drop < 1:
         raise InputError(f"--drop {drop} is no fraction of the metric: 0.005 is half a point")
-    readers = () if targets is None else parse_targets(targets)
+    readers = () if targets is None else workflows.parse_targets(targets)
     size = None if batch == "dynamic" else int(batch)
     shipping = workflows.Shipping(size, opset, pixels, int8, drop, mobile, readers)
     with bar("exporting") as progress:
         proof = workflows.export(found, out, device, shipping, progress)
-    for line in proof_lines(proof, out):
+    for line in workflows.proof_lines(proof, out):
         console.print(line)
     if proof.rejected:
         raise FaultError(f"{out} is rejected ({'; '.join(proof.rejected)}): it was written as {out}.rejected")
-
-
-def proof_lines(proof: Certificate, out: Path) -> Iterator[str]:
-    """What a certificate says, for the screen."""
-    kept = ".rejected" if proof.rejected else ""
-    was = "" if proof.size_fp32_bytes is None else f" ({proof.size_fp32_bytes / 1e6:.2f} in fp32)"
-    yield f"{out}{kept}: {proof.precision}, {proof.size_bytes / 1e6:.2f} MB{was}, opset {proof.opset}"
-    yield f"  certificate {out.with_suffix('.json')}{kept}, card {out.with_suffix('.md')}{kept}"
-    yield f"  outputs differ by at most {proof.max_abs_diff:.1e} (supernet path, subnet, ONNX Runtime)"
-    low, high = proof.accuracy_interval
-    yield (
-        f"  test {proof.metric} {proof.accuracy_onnx:.4f} [{low:.4f}, {high:.4f}] in ONNX Runtime, "
-        f"{proof.accuracy_torch:.4f} in torch, {proof.test_images} images"
-    )
-    for name, times in proof.latency.items():
-        faster = "" if times.speed_up is None else f", {times.speed_up:.2f} times as fast as in fp32"
-        yield (
-            f"  {name}: measured {times.measured_ms:.4g} ms, promised {times.predicted_ms:.4g} "
-            f"[{times.low_ms:.4g}, {times.high_ms:.4g}] (raw {times.raw_ms:.4g}){faster}"
-        )
-    if (weight := proof.footprint) is not None:
-        memory = "" if weight.peak_bytes is None else f", {weight.peak_bytes / 2**20:.1f} MiB of memory"
-        yield f"  loads in {weight.load_ms:.0f} ms{memory}"
-    yield from (f"  {check}" for check in proof.targets)
-    verdicts = {True: "yes", False: "NO", None: "not all measured"}
-    yield "; ".join((f"  within limits: {verdicts[proof.within_limits]}", *proof.notes))
 
 
 def list_names(

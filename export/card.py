@@ -1,9 +1,10 @@
-"""The model card beside an exported network: what a stranger must know to use it, in Markdown."""
+"""The model card beside an exported network: what a stranger must know to use it, in Markdown; its short form."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from ..supernet.metrics import METRICS
 from .certificate import Certificate
@@ -133,3 +134,29 @@ def _plain(text: str) -> str:
     for mark in "\\`*<>[]|":
         text = text.replace(mark, f"\\{mark}")
     return " ".join(text.split())
+
+
+def proof_lines(proof: Certificate, out: Path) -> Iterator[str]:
+    """What a certificate says, for the screen."""
+    kept = ".rejected" if proof.rejected else ""
+    was = "" if proof.size_fp32_bytes is None else f" ({proof.size_fp32_bytes / 1e6:.2f} in fp32)"
+    yield f"{out}{kept}: {proof.precision}, {proof.size_bytes / 1e6:.2f} MB{was}, opset {proof.opset}"
+    yield f"  certificate {out.with_suffix('.json')}{kept}, card {out.with_suffix('.md')}{kept}"
+    yield f"  outputs differ by at most {proof.max_abs_diff:.1e} (supernet path, subnet, ONNX Runtime)"
+    low, high = proof.accuracy_interval
+    yield (
+        f"  test {proof.metric} {proof.accuracy_onnx:.4f} [{low:.4f}, {high:.4f}] in ONNX Runtime, "
+        f"{proof.accuracy_torch:.4f} in torch, {proof.test_images} images"
+    )
+    for name, times in proof.latency.items():
+        faster = "" if times.speed_up is None else f", {times.speed_up:.2f} times as fast as in fp32"
+        yield (
+            f"  {name}: measured {times.measured_ms:.4g} ms, promised {times.predicted_ms:.4g} "
+            f"[{times.low_ms:.4g}, {times.high_ms:.4g}] (raw {times.raw_ms:.4g}){faster}"
+        )
+    if (weight := proof.footprint) is not None:
+        memory = "" if weight.peak_bytes is None else f", {weight.peak_bytes / 2**20:.1f} MiB of memory"
+        yield f"  loads in {weight.load_ms:.0f} ms{memory}"
+    yield from (f"  {check}" for check in proof.targets)
+    verdicts = {True: "yes", False: "NO", None: "not all measured"}
+    yield "; ".join((f"  within limits: {verdicts[proof.within_limits]}", *proof.notes))

@@ -1,5 +1,7 @@
 """One function per command, for programs too: the only place that ties the folders together."""
 
+from ..export.card import proof_lines
+from ..export.targets import parse_targets
 from ..supernet import TrainSettings
 from ..supernet.ranks import joined
 from .evaluating import STORE
@@ -20,7 +22,9 @@ __all__ = [
     "finetune",
     "joined",
     "last_metrics",
+    "parse_targets",
     "profile",
+    "proof_lines",
     "rank",
     "run_data",
     "search",
