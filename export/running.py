@@ -16,6 +16,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from ..errors import FaultError
+from ..files import write_bytes
 from . import footprint
 
 Images = NDArray[np.float32]  # (N, C, S, S)
@@ -66,7 +67,7 @@ def weigh(model: bytes) -> Footprint:
     """Load a model and run it once, in processes of their own; FaultError if it does not run there."""
     with tempfile.TemporaryDirectory(prefix="hwnas-") as folder:
         file = Path(folder) / "model.onnx"
-        file.write_bytes(model)
+        write_bytes(file, model)
         seen = [_load(file) for _ in range(LOADS)]
     peaks = [one["peak_bytes"] for one in seen if one["peak_bytes"] is not None]
     return Footprint(
@@ -93,7 +94,7 @@ def to_mobile(model: bytes) -> Mobile:
     """
     with tempfile.TemporaryDirectory(prefix="hwnas-") as folder:
         file = Path(folder) / "model.onnx"
-        file.write_bytes(model)
+        write_bytes(file, model)
         tool = ["-m", "onnxruntime.tools.convert_onnx_models_to_ort", "--optimization_style", "Fixed"]
         command = [sys.executable, "-P", *tool, "--target_platform", "arm", str(file)]
         plain = {k: v for k, v in os.environ.items() if not k.startswith("ORT_CONVERT_")}

@@ -178,7 +178,7 @@ def test_an_export_on_a_full_disk_leaves_no_half_network(
     command = ["export", str(made / "found.json"), "--out", str(tmp_path / "net.onnx")]
     with full_disk(size=1000):
         status = run(command)
-    check_fault(status, capsys.readouterr().err, [f"cannot write {tmp_path / 'net.onnx'}"])
+    check_fault(status, capsys.readouterr().err, ["cannot write ", ".onnx"])
     assert files(tmp_path) == {}
     assert run(command) == 0
     assert set(files(tmp_path)) == {"net.onnx", "net.json", "net.md"}
