@@ -138,7 +138,7 @@ def stored(folder: Path) -> int:
     """Evaluations in a run's store."""
     try:
         with closing(sqlite3.connect(f"file:{folder / 'evaluations.sqlite'}?mode=ro", uri=True)) as database:
-            return int(database.execute("SELECT count(*) FROM evaluations").fetchone()[0])
+            return int(database.execute("SELECT count(*) FROM answers").fetchone()[0])
     except sqlite3.OperationalError:  # not made yet
         return 0
 
