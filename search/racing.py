@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from ..supernet.evaluation import BATCH
 from ..supernet.space import Arch
 from .problem import Estimate
 from .store import EvaluationStore
@@ -25,7 +26,7 @@ Racer = tuple[Arch, Right | None]  # a candidate, and the rival that it races ag
 
 
 def given_up(right: Right, rival: Right, level: float = LEVEL) -> int | None:
-    """After how many images a candidate is given up; None where it is not after all that it has seen, (n,) of (N,).
+    """After how many images, whole batches, a candidate is given up; None where it is not, of (n,) images seen of (N,).
 
     Two networks that are right equally often differ on D of all images, on one half in favour of each. In random order
     that is a walk of D steps that ends where it began. By the reflection principle it falls c steps behind, anywhere on
@@ -41,11 +42,12 @@ def given_up(right: Right, rival: Right, level: float = LEVEL) -> int | None:
     allowance = 2 * (1 - seen / len(rival)) * (np.sqrt(steps) + 1)
     most = (steps + allowance) * len(rival) / seen
     lost = np.flatnonzero(behind >= np.sqrt((most + 1) * math.log(1 / level) / 2))
-    return int(seen[lost[0]]) if len(lost) else None
+    batches = -(-int(seen[lost[0]]) // BATCH) * BATCH if len(lost) else len(rival)
+    return batches if batches < len(rival) else None
 
 
 def raced(batches: Iterable[Right], rival: Right | None) -> Right:
-    """What a candidate says of the images, up to the batch where it is given up."""
+    """What a candidate says of the images, `BATCH` at a time, up to where it is given up."""
     seen = np.zeros(0, dtype=np.bool_)
     for batch in batches:
         seen = np.concatenate([seen, batch])

@@ -14,9 +14,10 @@ import pytest
 from hwnas.search import STRATEGIES, EvaluationStore, Problem, RacedAccuracy, SearchResult, search
 from hwnas.search.racing import GROUP, LEVEL, Racer, Right, given_up, outcome, raced
 from hwnas.supernet import ChoiceSpace
+from hwnas.supernet.evaluation import BATCH
 from hwnas.supernet.space import Arch
 
-IMAGES, BATCH = 600, 50
+IMAGES = 1200
 SPACE = ChoiceSpace([3] * 5)
 BUDGET = 60
 
@@ -89,9 +90,15 @@ def test_the_better_is_never_given_up_and_the_worse_soon() -> None:
     assert given_up(good, good) is None
     seen = given_up(bad, good)
     assert seen is not None
-    assert seen < IMAGES / 8
-    assert len(raced(batches(bad), good)) == -(-seen // BATCH) * BATCH
-    assert given_up(bad[: seen - 1], good) is None
+    assert seen == BATCH == len(raced(batches(bad), good))
+
+
+def test_who_falls_behind_in_the_last_batch_is_seen_to_the_end() -> None:
+    good = np.ones(IMAGES, dtype=bool)
+    bad = good.copy()
+    bad[-20:] = False
+    assert given_up(bad, good) is None
+    assert outcome(bad, good, IMAGES) == bad.mean()
 
 
 def test_an_estimate_is_below_its_rival_and_asks_for_no_more_images() -> None:
