@@ -155,8 +155,8 @@ def racing(run: Path) -> str:
     ratios = [whole / raced for whole, raced in zip(seconds[None], seconds[1], strict=True)]
     return (
         f"{SEEDS} evolutions of {CANDIDATES} candidates, {given_up:.0%} of them given up early: "
-        f"{SEEDS * CANDIDATES / sum(seconds[1]):.2f} candidates/s of one core, {statistics.median(ratios):.2f} times as "
-        f"many as in full; the winner is less accurate by {statistics.mean(regrets):.2%} in the mean, "
+        f"{SEEDS * CANDIDATES / sum(seconds[1]):.2f} candidates/s of one core, {statistics.median(ratios):.2f} times "
+        f"as many as in full; the winner is less accurate by {statistics.mean(regrets):.2%} in the mean, "
         f"{max(regrets):.2%} at most, and the same in {sum(w.best.arch == r.best.arch for w, r in races)}"
     )
 
