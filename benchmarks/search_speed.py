@@ -140,6 +140,7 @@ def racing(run: Path) -> str:
     supernet, trained = load_supernet(run), load_run(run)
     data = workflows.run_data(trained, supernet.space)
     images, seconds, races = bn_images(data, 0), dict[int | None, list[float]](), []
+    inherited_accuracy(supernet, data, images, supernet.space.sample(random.Random(0)))  # what is first is slower
     with tempfile.TemporaryDirectory() as folder, EvaluationStore(Path(folder) / "store.sqlite") as store:
         for seed in range(SEEDS):
             results = []
