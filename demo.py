@@ -109,6 +109,7 @@ def _show(
         for kind, results in (("evolution", histories.values()), ("random", [baseline.result]))
         for result in results
         for e in result.history
+        if not e.estimated
     ]
     measured = [_measured(row) for row in rows]
     save_chart(search_chart(candidates, measured, "local"), out / "demo.png")

@@ -11,6 +11,7 @@ from .nsga2 import NSGA2
 from .predictor import Predictor
 from .problem import Evaluation, Problem
 from .progressive import Progressive
+from .racing import RacedAccuracy
 from .random_search import Random
 from .reinforce import Reinforce
 from .result import SearchResult
@@ -31,6 +32,7 @@ __all__ = [
     "Predictor",
     "Problem",
     "Progressive",
+    "RacedAccuracy",
     "Random",
     "Reinforce",
     "SearchResult",

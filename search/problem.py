@@ -18,17 +18,23 @@ from ..supernet.space import Arch, SearchSpace
 Archs = Sequence[Arch] | NDArray[np.integer]
 
 
+class Estimate(float):
+    """The accuracy of an architecture that was given up early: good enough to learn from, and not to be chosen by."""
+
+
 @dataclass(frozen=True, slots=True)
 class Evaluation:
     """What is known of one architecture: its costs, and its accuracy where it keeps the limits.
 
-    An infeasible architecture is priced but never evaluated: its accuracy is nan.
+    An infeasible architecture is priced but never evaluated: its accuracy is nan. That of one that was given up before
+    its evaluation was over is `estimated`.
     """
 
     arch: Arch
     accuracy: float
     costs: Mapping[str, float]
     violation: float = 0.0
+    estimated: bool = False
 
     @property
     def feasible(self) -> bool:
@@ -52,7 +58,8 @@ class Problem:
 
     `accuracy` and each cost take a batch: an (n, choices) int64 array, or a list of n tuples where the
     architectures of the space vary in length. They give n numbers, higher accuracy and lower cost being
-    better. An accuracy that takes its time may give an iterator: each value counts as soon as it arrives.
+    better. An accuracy that takes its time may give an iterator: each value counts as soon as it arrives, and an
+    `Estimate`, below the best given before, is one of an architecture that can't be the best.
     A limit is in the unit of its cost. To keep a limit that is later measured, price with the upper end of
     the prediction's interval.
     """
@@ -106,7 +113,8 @@ class Problem:
         """The same evaluations with their accuracy, each as soon as it is known."""
         values = self.accuracy(self.batch([evaluation.arch for evaluation in priced]))
         for accuracy, evaluation in zip(one_each(values, len(priced)), priced, strict=True):
-            yield Evaluation(evaluation.arch, accuracy, evaluation.costs, evaluation.violation)
+            estimated = isinstance(accuracy, Estimate)
+            yield Evaluation(evaluation.arch, accuracy, evaluation.costs, evaluation.violation, estimated)
 
 
 def one_each(values: Iterable[float], n: int) -> Iterator[float]:
@@ -117,7 +125,7 @@ def one_each(values: Iterable[float], n: int) -> Iterator[float]:
         value = next(arriving, None)
         if value is None or np.ndim(value) != 0:
             raise wrong
-        yield float(value)
+        yield value if isinstance(value, Estimate) else float(value)
     if next(arriving, None) is not None:
         raise wrong
 

@@ -29,16 +29,17 @@ class SearchResult:
     @property
     def best(self) -> Evaluation:
         """The most accurate one, of equals the first found."""
-        return min(self.history, key=rank_key)
+        return min(self.history, key=lambda evaluation: (evaluation.estimated, rank_key(evaluation)))
 
     def pareto(self, name: str) -> list[Evaluation]:
         """The front of accuracy (high) against the cost `name` (low), the cheapest first.
 
-        No other evaluation is at least as good in both and better in one. Of equals, the first found stays.
+        No other evaluation is at least as good in both and better in one. Of equals, the first found stays. What was
+        given up early is left out.
         """
         if name not in self.best.costs:
             raise unknown_name("cost", name, self.best.costs)
-        known = (evaluation for evaluation in self.history if not math.isnan(evaluation.accuracy))
+        known = (e for e in self.history if not math.isnan(e.accuracy) and not e.estimated)
         front: list[Evaluation] = []
         for evaluation in sorted(known, key=lambda e: (e.costs[name], -e.accuracy)):
             if not front or evaluation.accuracy > front[-1].accuracy:

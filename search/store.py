@@ -12,6 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..errors import FaultError, InputError, MismatchError, write_fault
 from ..supernet.space import Arch
 from .problem import one_each
@@ -24,6 +27,15 @@ CREATE TABLE evaluations (
     accuracy REAL,
     seconds REAL NOT NULL,
     created TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP,
+    PRIMARY KEY (key, arch)
+) WITHOUT ROWID
+"""
+ANSWERS = """
+CREATE TABLE IF NOT EXISTS answers (
+    key TEXT NOT NULL,
+    arch TEXT NOT NULL,
+    images INTEGER NOT NULL,
+    rights BLOB NOT NULL,
     PRIMARY KEY (key, arch)
 ) WITHOUT ROWID
 """
@@ -84,6 +96,32 @@ class EvaluationStore:
             query = "SELECT count(*) FROM evaluations WHERE key = ?"
             return int(self._database.execute(query, (key,)).fetchone()[0])
 
+    def answers(self, key: str, arch: Arch) -> NDArray[np.bool_]:
+        """Of the first images whether the network is right, of as many (n,) as it was asked about: of none, of all."""
+        query = "SELECT images, rights FROM answers WHERE key = ? AND arch = ?"
+        with self._errors():
+            images, rights = self._database.execute(query, (key, _text(arch))).fetchone() or (0, b"")
+        return np.unpackbits(np.frombuffer(rights, np.uint8), count=images).astype(np.bool_)
+
+    def add_answers(
+        self, key: str, arch: Arch, right: NDArray[np.bool_], images: int, seconds: float
+    ) -> NDArray[np.bool_]:
+        """Store what a network says of the first images, and its accuracy if these are all `images`.
+
+        What is stored stays, and is added to. Returns all that is stored.
+        """
+        known = self.answers(key, arch)
+        right = np.concatenate([known, right[len(known) :]])
+        if len(right) == images:  # before the answers: there is none of them without the accuracy, whatever is killed
+            self.add(key, arch, float(right.mean()), seconds)
+        with self._errors():
+            self._database.execute(
+                "INSERT INTO answers (key, arch, images, rights) VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE "
+                "SET images = excluded.images, rights = excluded.rights WHERE excluded.images > images",
+                (key, _text(arch), len(right), np.packbits(right).tobytes()),
+            )
+        return self.answers(key, arch)
+
     def close(self) -> None:
         """Close the file; the store can't be used afterwards."""
         self._database.close()
@@ -110,6 +148,7 @@ class EvaluationStore:
                     f"{self.path} has store version {version}, this hwnas reads {VERSION}: "
                     "move the file away to start a new one"
                 )
+            self._database.execute(ANSWERS)  # files of before have none
 
     def _write_ahead(self) -> None:
         """Switch the file to write-ahead logging; SQLite does not wait by itself while another process does so."""

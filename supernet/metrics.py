@@ -32,13 +32,15 @@ BEST = 5  # classes that a network names, for top-5
 class Metric:
     """A figure for a network: `read` is what it needs of outputs (B, outputs), `score` compares that with the labels.
 
-    `direction` is 1 where more is better, -1 where less is.
+    `direction` is 1 where more is better, -1 where less is. Where the score is the fraction of the images for which
+    the network is right, `right` tells of each (B,) whether it is.
     """
 
     score: Callable[[Any, Any], float]
     read: Callable[[torch.Tensor], torch.Tensor]
     task: str = "classification"
     direction: int = 1
+    right: Callable[[Any, Any], NDArray[np.bool_]] | None = None
 
     def __call__(self, labels: NDArray[Any], read: NDArray[Any]) -> float:
         return self.score(labels, read)
@@ -59,6 +61,17 @@ def as_said(outputs: torch.Tensor) -> torch.Tensor:
     return outputs.float()
 
 
+def equal(labels: Classes, predicted: Classes) -> NDArray[np.bool_]:
+    """Of each image whether its class is right."""
+    return labels == predicted
+
+
+def among(labels: Classes, named: Classes) -> NDArray[np.bool_]:
+    """Of each image whether its class is one of those named (N, 5)."""
+    found: NDArray[np.bool_] = (named == labels[:, None]).any(axis=1)
+    return found
+
+
 def fraction_right(labels: Classes, predicted: Classes) -> float:
     """Fraction of the images whose class is right."""
     return float(accuracy_score(labels, predicted))
@@ -66,7 +79,7 @@ def fraction_right(labels: Classes, predicted: Classes) -> float:
 
 def fraction_among(labels: Classes, named: Classes) -> float:
     """Fraction of the images whose class is one of those named (N, 5)."""
-    return float((named == labels[:, None]).any(axis=1).mean())
+    return float(among(labels, named).mean())
 
 
 def macro_recall(labels: Classes, predicted: Classes) -> float:
@@ -99,8 +112,8 @@ def mae(values: Values, predicted: Values) -> float:
 
 
 METRICS: dict[str, Metric] = {
-    "accuracy": Metric(fraction_right, most_likely),
-    "top-5": Metric(fraction_among, likeliest),
+    "accuracy": Metric(fraction_right, most_likely, right=equal),
+    "top-5": Metric(fraction_among, likeliest, right=among),
     "balanced-accuracy": Metric(macro_recall, most_likely),
     "macro-precision": Metric(macro_precision, most_likely),
     "macro-recall": Metric(macro_recall, most_likely),

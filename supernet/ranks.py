@@ -18,6 +18,7 @@ from torch import distributed
 from ..errors import InputError, LostRankError, unknown_name
 
 T = TypeVar("T")
+R = TypeVar("R")
 CPU = torch.device("cpu")
 
 ACCELERATORS = ("auto", "cpu", "cuda")
@@ -60,6 +61,14 @@ class Ranks:
         values[self.rank] = value
         self.sum_([values])
         return values.tolist()
+
+    def gather_plain(self, value: T) -> list[T]:
+        """The values of all ranks, in their order: plain values and arrays."""
+        if self.world == 1:
+            return [value]
+        values: list[Any] = [None] * self.world
+        distributed.all_gather_object(values, value)
+        return values
 
     def broadcast(self, value: Any) -> Any:
         """What rank 0 says: plain values."""
@@ -149,20 +158,20 @@ def device_of(accelerator: str, local_rank: int = 0, beside: int = 1) -> torch.d
     return torch.device("cuda", local_rank)
 
 
-def evaluate_all(ranks: Ranks, evaluate: Callable[[T], float], items: Sequence[T]) -> Iterator[float]:
-    """On rank 0: the value of each item in order, evaluated by all ranks, as many at a time as there are.
+def evaluate_all(ranks: Ranks, evaluate: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+    """On rank 0: the result of each item in order, evaluated by all ranks, as many at a time as there are.
 
     The other ranks are in `serve` meanwhile. Alone it is `map`.
     """
     for start in range(0, len(items), ranks.world):
         together = ranks.broadcast(list(items[start : start + ranks.world]))
-        yield from ranks.gather(evaluate(together[0]))[: len(together)]
+        yield from ranks.gather_plain(evaluate(together[0]))[: len(together)]
 
 
-def serve(ranks: Ranks, evaluate: Callable[[T], float]) -> None:
+def serve(ranks: Ranks, evaluate: Callable[[T], Any]) -> None:
     """On the other ranks: evaluate what rank 0 sends, until it sends nothing."""
     while together := ranks.broadcast(None):
-        ranks.gather(evaluate(together[ranks.rank]) if ranks.rank < len(together) else 0.0)
+        ranks.gather_plain(evaluate(together[ranks.rank]) if ranks.rank < len(together) else None)
 
 
 def dismiss(ranks: Ranks) -> None:

@@ -135,10 +135,10 @@ def test_training_on_a_full_disk_goes_on_to_the_same_weights(
 
 
 def stored(folder: Path) -> int:
-    """Evaluations in a run's store."""
+    """Networks that a run's store knows of."""
     try:
         with closing(sqlite3.connect(f"file:{folder / 'evaluations.sqlite'}?mode=ro", uri=True)) as database:
-            return int(database.execute("SELECT count(*) FROM evaluations").fetchone()[0])
+            return int(database.execute("SELECT count(*) FROM answers").fetchone()[0])
     except sqlite3.OperationalError:  # not made yet
         return 0
 

@@ -118,6 +118,29 @@ def test_what_is_no_way_of_evaluating_is_named(run: Path, wrong: str) -> None:
         search(run, evaluate=wrong)
 
 
+def test_hopeless_candidates_are_given_up_and_the_winner_is_the_same(run: Path) -> None:
+    """The same draws as a search that sees all candidates to the end; a front gives up none."""
+    options = {"strategy": "random", "budget": 40}
+    raced, said = search(run, **options)
+    given_up = sum(evaluation.estimated for evaluation in raced.result.history)
+    assert given_up > 0
+    assert f"{given_up} of 40 candidates were given up early" in said
+    front, words = search(run, pareto="flops", **options)
+    assert not any(evaluation.estimated for evaluation in front.result.history)
+    assert "given up" not in words
+    assert front.found.reused == 40 - given_up
+    assert front.found.accuracy == raced.found.accuracy
+    again, _ = search(run, **options)
+    assert again.result.history == raced.result.history
+    assert again.found.reused == 40
+
+
+def test_a_metric_that_counts_no_images_is_evaluated_in_full(run: Path) -> None:
+    searched, said = search(run, strategy="random", budget=20, metric="macro-f1")
+    assert not any(evaluation.estimated for evaluation in searched.result.history)
+    assert "given up" not in said
+
+
 def test_the_predictor_says_how_well_it_ranks(run: Path) -> None:
     assert "Kendall tau" in search(run, strategy="predictor", budget=25)[1]
 
@@ -171,6 +194,7 @@ def test_the_best_that_measures_within_wins(there: Path, run: Path, monkeypatch:
     assert "4 of the best measured on local: 4 within" in said
     assert [len(asked) for asked in measuring.asked] == [4]
     ranked = sorted(searched.result.history, key=lambda e: -e.accuracy)
+    assert not any(evaluation.estimated for evaluation in ranked[:4])
     assert searched.found.arch == ranked[0].arch
     assert searched.found.measured["local"] <= searched.found.limits["local"]
     before, after = (LatencyTable.load(there / name) for name in ("local.json", "found.local.json"))

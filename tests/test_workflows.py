@@ -89,14 +89,14 @@ def test_a_stopped_training_ends_in_the_same_weights(how: signal.Signals, traine
     assert {path.name for path in folder.iterdir()} - {".lock"} == {"run.json", "checkpoint.pt", "metrics.jsonl"}
 
 
-def stored(run: Path) -> dict[str, float]:
-    """The evaluations in a run's store, none before the store is made."""
+def stored(run: Path) -> dict[str, bytes]:
+    """What a run's store knows of its networks, nothing before the store is made."""
     path = run / workflows.STORE
     if not path.exists():
         return {}
     try:
         with closing(sqlite3.connect(path, timeout=5)) as database:
-            return dict(database.execute("SELECT arch, accuracy FROM evaluations").fetchall())
+            return dict(database.execute("SELECT arch, rights FROM answers").fetchall())
     except sqlite3.OperationalError:  # the table is being made
         return {}
 

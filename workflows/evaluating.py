@@ -14,9 +14,11 @@ import torch
 from ..errors import InputError
 from ..files import digest
 from ..progress import Progress, silent
-from ..search import EvaluationStore, StoredAccuracy
+from ..search import EvaluationStore, RacedAccuracy, StoredAccuracy
+from ..search.racing import Racer, Right, raced
 from ..supernet import Data, Run, SearchSpace, Supernet, TrainSettings
 from ..supernet.evaluation import METHOD, bn_images, inherited_accuracy
+from ..supernet.metrics import METRICS
 from ..supernet.prefixes import SharedPrefixes
 from ..supernet.ranks import ALONE, Ranks, dismiss, evaluate_all, serve
 from ..supernet.space import Arch
@@ -40,14 +42,23 @@ class Evaluator:
     ranks: Ranks = ALONE
     trained: TrainSettings | None = None
 
-    def stored(self, store: EvaluationStore) -> StoredAccuracy:
-        """On rank 0: evaluation that remembers every value, by all that it depends on."""
+    def stored(self, store: EvaluationStore, place: int | None = None) -> StoredAccuracy | RacedAccuracy:
+        """On rank 0: evaluation that remembers every value, by all that it depends on.
+
+        With `place` candidates race against the `place`-th best before, where a race can be decided early: where
+        they are not trained, and the metric counts images.
+        """
         seed, metric = self.run.train["seed"], self.data.metric
         key = [self.weights, self.run.data["fingerprint"], self.run.space["fingerprint"], seed, METHOD]
         if self.trained is not None:
             key[0] = f"trained {sorted(asdict(self.trained).items())} {self.run.teacher}"
         key += [metric] if metric != self.run.data.get("metric", "accuracy") else []
         world = self.ranks.world
+        if self._by_image:
+            images = len(self.data.val)
+            return RacedAccuracy(
+                store, digest(*key), images, lambda racers: evaluate_all(self.ranks, self._raced, racers), world, place
+            )
         return StoredAccuracy(store, digest(*key), lambda archs: evaluate_all(self.ranks, self._one, archs), world)
 
     @contextmanager
@@ -58,7 +69,7 @@ class Evaluator:
 
     def serve(self) -> None:
         """On the other ranks: evaluate what rank 0 asks for, as long as it does."""
-        serve(self.ranks, self._one)
+        serve(self.ranks, self._raced if self._by_image else self._one)
 
     def network(self, arch: Arch) -> tuple[Run, Supernet]:
         """The run that holds the weights by which `arch` was evaluated, and the network of these weights."""
@@ -74,6 +85,14 @@ class Evaluator:
     @cached_property
     def _inherited(self) -> SharedPrefixes:
         return SharedPrefixes(self.supernet, self.data, self._images)
+
+    @property
+    def _by_image(self) -> bool:
+        return self.trained is None and METRICS[self.data.metric].right is not None
+
+    def _raced(self, racer: Racer) -> Right:
+        arch, rival = racer
+        return raced(self._inherited.right(arch), rival)
 
     def _one(self, arch: Arch) -> float:
         if self.trained is None:

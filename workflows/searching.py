@@ -14,7 +14,7 @@ from ..files import check_target
 from ..latency import LatencyTable
 from ..latency.anchors import FEW, anchors_of
 from ..progress import Progress, silent, unheard
-from ..search import STRATEGIES, Evaluation, EvaluationStore, Problem, SearchResult, StoredAccuracy
+from ..search import STRATEGIES, Evaluation, EvaluationStore, Problem, RacedAccuracy, SearchResult, StoredAccuracy
 from ..search import search as run_search
 from ..search.budget import parse_budget
 from ..search.found import Found
@@ -73,9 +73,10 @@ def search(
     scratch for so many epochs each ("train:10"). `budget` is a number of evaluations, a time such as "10min", or
     "converged". A latency limit holds for the upper end of the predicted interval; with `device` and `verify` the best
     so many are measured there, and the best that measures within its limit is taken: else the table is calibrated with
-    them, and `budget` searched once more, four times in all. With `pareto` it looks for the front of accuracy against
-    that cost (see `usual_strategy`); what the front covers, a later search answers from it. All `ranks` call it alike:
-    each evaluates some of the candidates, rank 0 does the rest.
+    them, and `budget` searched once more, four times in all. Candidates that are hopelessly behind the best, or behind
+    the last of those to be measured, are given up early. With `pareto` it looks for the front of accuracy against that
+    cost (see `usual_strategy`), and gives up none; what the front covers, a later search answers from it. All `ranks`
+    call it alike: each evaluates some of the candidates, rank 0 does the rest.
     """
     check_target(out, "found")
     wanted, spend = parse_limits(limits), parse_budget(budget)
@@ -100,13 +101,14 @@ def search(
     better, check = METRICS[data.metric].direction, verification(loaded, wanted, device, verify, progress)
     beside = out.with_name(f"{out.stem}.{check.table.name}.json") if check else out
     check_target(beside, "table" if check else "found")
-    heard, results = _search_progress(progress, data.metric, better), list[SearchResult]()
+    heard, results, new = _search_progress(progress, data.metric, better), list[SearchResult](), 0
     with EvaluationStore(run / STORE) as store, evaluator.helped():
-        accuracy = evaluator.stored(store)
-        for _ in range(ROUNDS if check else 1):
+        for number in range(1, (ROUNDS if check else 1) + 1):
+            accuracy = evaluator.stored(store, None if pareto else (verify or 1) * number)
             problem = Problem(space, directed(accuracy, better), pricing.costs, pricing.limits)
             known = None if pareto or check or strategy else answered(run, problem, accuracy.key, store, spend)
             results.append(known or run_search(problem, chosen, spend, seed, heard))
+            new += accuracy.evaluated
             best = check.round(results[-1], note) if check else results[-1].best
             if check:
                 check.recalibrated().save(beside)
@@ -142,7 +144,7 @@ def search(
         weights=weights if alone is None else weights_fingerprint(network),
         tables=dict(_table_record(paths[name], table) for name, table in loaded.items()),
         strategy="front" if results[-1].ended == "front" else chosen,
-        reused=max(len(evaluated) - accuracy.evaluated, 0),
+        reused=max(len(evaluated) - new, 0),
         seed=seed,
         measured=check.measured[best.arch] if check else {},
     )
@@ -179,12 +181,16 @@ def _words_on(result: SearchResult, strategy: str) -> Iterator[str]:
             f"answered from the {len(result.history)} evaluations that this run knows within the limits, as one of its "
             "fronts covers them: a larger --budget searches on"
         )
-    elif strategy == "predictor" and (tau := held_out_tau(result.history)) is not None:
+    if given_up := sum(evaluation.estimated for evaluation in result.history):
+        yield f"{given_up} of {len(result.history)} candidates were given up early, as far behind the best"
+    if strategy == "predictor" and result.ended != "front" and (tau := held_out_tau(result.history)) is not None:
         yield f"the predictor ranks networks that it has not seen at Kendall tau {tau:.2f}"
 
 
-def directed(accuracy: StoredAccuracy, better: int) -> Callable[[Any], Iterator[float]]:
+def directed(accuracy: StoredAccuracy | RacedAccuracy, better: int) -> Callable[[Any], Iterator[float]]:
     """What a search makes as large as it can: the metric, or its negative where less is better."""
+    if better == 1:
+        return accuracy
     return lambda archs: (better * value for value in accuracy(archs))
 
 

@@ -42,7 +42,7 @@ class Verification:
 
     def round(self, result: SearchResult, note: Callable[[str], None]) -> Evaluation | None:
         """Measure the best that were not measured yet; the best that keeps the limits, None where there is none."""
-        ranked = sorted(result.history, key=rank_key)
+        ranked = sorted((evaluation for evaluation in result.history if not evaluation.estimated), key=rank_key)
         self._measure([evaluation.arch for evaluation in ranked if evaluation.arch not in self.measured][: self.best])
         known = [evaluation for evaluation in ranked if evaluation.arch in self.measured]
         kept = [evaluation for evaluation in known if self._keeps(evaluation.arch)]

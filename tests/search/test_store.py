@@ -13,6 +13,7 @@ from contextlib import closing
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from hwnas.errors import FaultError, InputError, MismatchError
@@ -182,3 +183,29 @@ def test_what_is_evaluated_together_is_stored_together(tmp_path: Path) -> None:
         accuracy = StoredAccuracy(store, "key", lambda archs: [0.5 for _ in archs], together=3)
         assert next(accuracy([(1,), (2,), (3,), (4,)])) == 0.5
         assert set(store.all("key")) == {(1,), (2,), (3,)}
+
+
+def test_answers_are_kept_exactly_and_added_to(path: Path) -> None:
+    right = np.random.default_rng(0).random(100) < 0.7
+    with EvaluationStore(path) as opened:
+        assert opened.answers("key", (1,)).shape == (0,)
+        for seen in (13, 5, 64):
+            assert np.array_equal(opened.add_answers("key", (1,), right[:seen], 100, 1.0), right[: max(13, seen)])
+            assert opened.get("key", (1,)) is None
+        others = ~right  # what is known stays
+        assert np.array_equal(opened.add_answers("key", (1,), others, 100, 1.0), [*right[:64], *others[64:]])
+    with EvaluationStore(path) as opened:
+        assert opened.get("key", (1,)) == opened.answers("key", (1,)).mean()
+        assert opened.all("key") == {(1,): opened.get("key", (1,))}
+        assert opened.answers("other", (1,)).shape == (0,)
+
+
+def test_a_store_of_before_answers_were_kept_is_read(path: Path) -> None:
+    with EvaluationStore(path) as opened:
+        opened.add("key", (1,), 0.5, 1.0)
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("DROP TABLE answers")
+    with EvaluationStore(path) as opened:
+        assert opened.get("key", (1,)) == 0.5
+        opened.add_answers("key", (1,), np.ones(3, dtype=bool), 9, 1.0)
+        assert opened.answers("key", (1,)).all()

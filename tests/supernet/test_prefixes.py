@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from itertools import islice
 
+import numpy as np
 import pytest
 import torch
 
 from hwnas.supernet import ChoiceSpace, Data, Layer, Node, SearchSpace, Supernet, load_space
-from hwnas.supernet.evaluation import bn_images, inherited_accuracy
+from hwnas.supernet.evaluation import BATCH, bn_images, inherited_accuracy
 from hwnas.supernet.prefixes import SharedPrefixes
 from hwnas.supernet.space import Arch
 
@@ -49,8 +51,31 @@ def test_the_same_accuracies_however_much_is_kept(supernet: Supernet, digits: Da
     assert [evaluate(arch) for arch in walk(12)] == expected
     assert len(set(expected)) > 3
     assert (evaluate.shared > 0) == (memory > 10_000_000)
-    assert sum(step.size for step in evaluate.steps) <= memory
+    assert sum(map(evaluate.size, evaluate.steps)) <= memory
     assert all(torch.equal(value, before[name]) for name, value in supernet.state_dict().items())
+
+
+def test_images_are_looked_at_as_far_as_asked_for(supernet: Supernet, digits: Data) -> None:
+    """Networks that were given up leave what the next ones can use, however far those go."""
+    images, rng = bn_images(digits, 0), random.Random(2)
+    evaluate = SharedPrefixes(supernet, digits, images)
+    batches = -(-len(digits.val) // BATCH)
+    assert batches > 2
+    for arch in walk(12):
+        whole = np.concatenate(list(SharedPrefixes(supernet, digits, images).right(arch)))
+        assert whole.mean() == inherited_accuracy(supernet, digits, images, arch)
+        asked = 1 + int(rng.random() * batches)
+        part = np.concatenate(list(islice(evaluate.right(arch), asked)))
+        assert np.array_equal(part, whole[: asked * BATCH])
+        assert len(evaluate.steps[-1].read) == asked
+    assert evaluate.shared > 0
+
+
+def test_images_are_in_a_random_order_that_stays(supernet: Supernet, digits: Data) -> None:
+    orders = [SharedPrefixes(supernet, digits, bn_images(digits, 0)).labels for _ in range(2)]
+    assert np.array_equal(*orders)
+    assert sorted(orders[0]) == sorted(digits.val.labels.tolist())
+    assert not np.array_equal(orders[0], digits.val.labels.numpy())
 
 
 def test_what_is_common_is_computed_once(supernet: Supernet, digits: Data) -> None:
@@ -96,6 +121,7 @@ def test_networks_that_are_no_chain_are_evaluated_as_ever(digits: Data) -> None:
         inherited_accuracy(network, digits, images, (g,)) for g in range(2)
     ]
     assert evaluate.steps == []
+    assert next(iter(evaluate.right((0,)))).shape == (BATCH,)
 
 
 class InPlace(ChoiceSpace):
