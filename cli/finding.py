@@ -85,6 +85,9 @@ def export(
     opset: Annotated[int, typer.Option(help="The newest ONNX opset that the reader knows, 13 or more.")] = 18,
     pixels: Annotated[bool, typer.Option("--pixels", help="Read pixels 0..255, and normalise them inside.")] = False,
     int8: Annotated[bool, typer.Option("--int8", help="Quantize it, its ranges from training images.")] = False,
+    symmetric: Annotated[
+        bool, typer.Option("--symmetric", help="With --int8: ranges around 0, as for TensorRT.")
+    ] = False,
     drop: Annotated[float, typer.Option(help="What --int8 may lose of the metric, at most.")] = 0.005,
     mobile: Annotated[bool, typer.Option("--mobile", help="Write ONNX Runtime's format for phones, too.")] = False,
     targets: Annotated[
@@ -101,11 +104,13 @@ def export(
 
     if batch != "dynamic" and not (batch.isdecimal() and int(batch) > 0):
         raise InputError(f"--batch {batch} is neither a positive number nor dynamic")
+    if symmetric and not int8:
+        raise InputError("--symmetric is a way to quantize: give it with --int8")
     if not 0 <= drop < 1:
         raise InputError(f"--drop {drop} is no fraction of the metric: 0.005 is half a point")
     readers = () if targets is None else workflows.parse_targets(targets)
     size = None if batch == "dynamic" else int(batch)
-    shipping = workflows.Shipping(size, opset, pixels, int8, drop, mobile, readers)
+    shipping = workflows.Shipping(size, opset, pixels, int8, symmetric, drop, mobile, readers)
     with bar("exporting") as progress:
         proof = workflows.export(found, out, device, shipping, progress)
     for line in workflows.proof_lines(proof, out):

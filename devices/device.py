@@ -10,12 +10,12 @@ from typing import Any, Protocol
 
 from ..errors import FaultError, InputError, unknown_name
 
-PRECISIONS = ("fp32", "fp16", "int8")
+PRECISIONS = ("fp32", "fp16", "int8", "int8-symmetric")
 
 
 @dataclass(frozen=True)
 class Form:
-    """The form in which a device wants its networks: images per run, and fp32, fp16 or int8 (Q/DQ)."""
+    """The form in which a device wants its networks: images per run, and their precision (int8: with Q/DQ nodes)."""
 
     batch: int = 1
     precision: str = "fp32"

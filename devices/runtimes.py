@@ -69,7 +69,8 @@ class TensorRT:
     """TensorRT (10 or 11) or TensorRT-RTX on a GPU.
 
     `compile_only` builds engines where there is no GPU, and times nothing. Every model is built `builds` times.
-    `precision` fp16 halves the graph's weights and activations; `workspace_mb` limits a builder's scratch memory.
+    `precision` fp16 halves the graph's weights and activations, int8 quantizes them around 0; `workspace_mb` limits a
+    builder's scratch memory.
     """
 
     flavour: str = "tensorrt"
@@ -95,7 +96,7 @@ class TensorRT:
 
     @property
     def form(self) -> Form:
-        return Form(self.batch, self.precision)
+        return Form(self.batch, "int8-symmetric" if self.precision == "int8" else self.precision)
 
     @property
     def label(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,7 @@ PRECISIONS: dict[str, Callable[[onnx.ModelProto], onnx.ModelProto]] = {
     "fp32": lambda model: model,
     "fp16": to_fp16,
     "int8": to_int8,
+    "int8-symmetric": partial(to_int8, symmetric=True),
 }
 
 Models = Mapping[Layer, onnx.ModelProto | None]

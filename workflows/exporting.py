@@ -55,14 +55,16 @@ class Shipping:
     """How a network is to be written.
 
     `batch` None leaves the batch size open; `opset` is the newest that its reader knows; with `pixels` it reads
-    float32 0..255 and normalises them itself; `int8` quantizes it, for a `drop` of the metric of at most so much;
-    `mobile` writes ONNX Runtime's format for phones, too; `targets` are other programs that are to read it.
+    float32 0..255 and normalises them itself; `int8` quantizes it (`symmetric`: as TensorRT takes it),
+    for a `drop` of the metric of at most so much; `mobile` writes ONNX Runtime's format for phones, too; `targets` are
+    other programs that are to read it.
     """
 
     batch: int | None = 1
     opset: int = 18
     pixels: bool = False
     int8: bool = False
+    symmetric: bool = False
     drop: float = INT8.metric
     mobile: bool = False
     targets: tuple[Wanted, ...] = ()
@@ -93,7 +95,7 @@ class Subject:
         if not shipping.int8:
             return model
         images = training_images(self.data, self.seed, CALIBRATION)
-        return to_int8(model, as_array(self.read(shipping)(images)))
+        return to_int8(model, as_array(self.read(shipping)(images)), shipping.symmetric)
 
 
 def export(
@@ -114,13 +116,16 @@ def export(
     check_target(out.with_suffix(".json"), "certificate")
     check_card(out.with_suffix(".md"))
     installed(shipping.targets)
+    where = None if device is None else load_device(device)
+    if where is not None and where.form.precision == "int8-symmetric":
+        shipping = replace(shipping, symmetric=True)
     subject = _subject(found_file)
     progress(0, 3, "exporting")
     plain = subject.model(shipping, shipping.batch)
     model = described(subject.as_shipped(plain, shipping), _words(subject, shipping))
     measured = Measured({}, {}, ())
-    if device is not None:
-        measured = _measured(subject, shipping, plain, model, load_device(device), progress)
+    if where is not None:
+        measured = _measured(subject, shipping, plain, model, where, progress)
     progress(2, 3, "comparing outputs and accuracy")
     certificate = _certified(subject, shipping, model, measured)
     if shipping.int8:
@@ -191,7 +196,7 @@ def _measured(
         notes.append(f"the latency is that of batch {form.batch}")
     if shipping.int8:
         timed = model.SerializeToString()
-        notes += ["the promise is that of the network in fp32"] * (form.precision != "int8")
+        notes += ["the promise is that of the network in fp32"] * (form.precision == "fp32")
     else:
         timed = formed(model, form)
         notes += [f"the latency is that of the network in {form.precision}"] * (form.precision != "fp32")

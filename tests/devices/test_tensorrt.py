@@ -33,7 +33,7 @@ COMPILER = TensorRT("tensorrt-rtx", compile_only=True)
 
 
 @compiles
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_every_block_of_mobilenet_compiles(precision: str, tmp_path: Path) -> None:
     runtime = TensorRT("tensorrt-rtx", compile_only=True, precision=precision)
     device = TimedDevice("rtx", LocalHost(RTX), runtime)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import onnx
@@ -24,13 +25,18 @@ def model() -> onnx.ModelProto:
     return to_onnx(nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 32, 3)).eval(), [SHAPE])
 
 
+symmetric = partial(to_int8, symmetric=True)
+
+
 def output(model: onnx.ModelProto, images: np.ndarray) -> np.ndarray:
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     return session.run(None, {session.get_inputs()[0].name: images})[0].astype(np.float32)
 
 
 @pytest.mark.parametrize(
-    ("convert", "dtype", "apart"), [(to_int8, np.float32, 0.05), (to_fp16, np.float16, 0.005)], ids=["int8", "fp16"]
+    ("convert", "dtype", "apart"),
+    [(to_int8, np.float32, 0.05), (symmetric, np.float32, 0.05), (to_fp16, np.float16, 0.005)],
+    ids=["int8", "symmetric", "fp16"],
 )
 def test_outputs_are_close_and_the_model_given_stays(
     convert: Callable[[onnx.ModelProto], onnx.ModelProto], dtype: type, apart: float, model: onnx.ModelProto
@@ -43,6 +49,16 @@ def test_outputs_are_close_and_the_model_given_stays(
         assert np.abs(found - plain).max() < apart * np.abs(plain).max() + 1e-3
         assert not np.array_equal(found, plain)
     assert model.SerializeToString() == before
+
+
+def test_symmetric_int8_has_no_zero_points(model: onnx.ModelProto) -> None:
+    """What TensorRT takes: activations in int8 around 0, biases in float."""
+    graph = symmetric(model).graph
+    kinds = {tensor.name: tensor for tensor in graph.initializer}
+    zeros = [kinds[node.input[2]] for node in graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    assert zeros
+    assert all(tensor.data_type == onnx.TensorProto.INT8 for tensor in zeros)
+    assert not any(onnx.numpy_helper.to_array(tensor).any() for tensor in zeros)
 
 
 def test_int8_computes_in_int8(model: onnx.ModelProto) -> None:
