@@ -8,7 +8,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -16,6 +16,7 @@ from ..errors import FaultError, InputError, MismatchError, write_fault
 from ..supernet.space import Arch
 from .problem import one_each
 
+STORE = "evaluations.sqlite"  # its name in the folder of a run
 VERSION = 1
 SCHEMA = """
 CREATE TABLE evaluations (
@@ -145,6 +146,22 @@ class EvaluationStore:
             raise FaultError(f"evaluation store {self.path}: {error}{remedy}") from error
         except OSError as error:
             raise write_fault(self.path, error) from error
+
+
+def read_store(path: Path) -> dict[str, dict[Arch, float]]:
+    """All accuracies of a store by key and architecture; the file is not changed. InputError for one that is none."""
+    for mode in ("mode=ro", "immutable=1"):  # the second where there is no right to write beside it
+        try:
+            with closing(sqlite3.connect(f"{path.resolve().as_uri()}?{mode}", uri=True)) as database:
+                rows = database.execute("SELECT key, arch, accuracy FROM evaluations ORDER BY arch").fetchall()
+            break
+        except sqlite3.Error as error:
+            if mode != "mode=ro":
+                raise InputError(f"{path} is not a readable evaluation store ({error}): move it away") from error
+    stored: dict[str, dict[Arch, float]] = {}
+    for key, arch, accuracy in rows:
+        stored.setdefault(key, {})[tuple(json.loads(arch))] = math.nan if accuracy is None else accuracy
+    return stored
 
 
 class StoredAccuracy:

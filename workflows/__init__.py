@@ -1,11 +1,12 @@
 """One function per command, for programs too: the only place that ties the folders together."""
 
+from ..search.store import STORE
 from ..supernet import TrainSettings
 from ..supernet.ranks import joined
-from .evaluating import STORE
 from .exporting import export
 from .profiling import profile, validate
 from .ranking import RankReport, rank
+from .reporting import report
 from .runs import last_metrics, run_data
 from .searching import Searched, search
 from .training import finetune, train
@@ -21,6 +22,7 @@ __all__ = [
     "last_metrics",
     "profile",
     "rank",
+    "report",
     "run_data",
     "search",
     "train",
