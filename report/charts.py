@@ -188,7 +188,8 @@ def matrix_chart(rows: Sequence[Row], title: str) -> Any:
     name, form = ("share of the limit", ".0%") if limited else ("ms", ".3g")
     mean = alt.Color(f"mean({name}):Q", title=name, legend=alt.Legend(orient="bottom"))
     if limited:
-        mean = mean.scale(scheme="blueorange", domainMid=1)
+        shares = [row["share of the limit"] for row in rows if row["share of the limit"] is not None]
+        mean = mean.scale(scheme="blueorange", domain=[min(0.5, *shares), 1, max(1.5, *shares)])
     tips = [alt.Tooltip(f"mean({column}):Q", format=".3g", title=column) for column in ("ms", "low", "high")]
     base = _rows(rows)
     cells = base.mark_rect().encode(x, y, mean, tooltip=["found for:N", "on:N", *tips])

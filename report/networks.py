@@ -175,8 +175,8 @@ def _points(inputs: Inputs, members: Sequence[Network], device: str, space: str)
                 yield Point(arch, time, accuracy)
     for found in (network.found for network in members if network.found):
         for point in found.front:
-            if device in point["costs"] and tuple(point["arch"]) not in archs:
-                yield Point(tuple(point["arch"]), point["costs"][device], point["accuracy"])
+            if device in point["costs"] and point["arch"] not in archs:
+                yield Point(point["arch"], point["costs"][device], point["accuracy"])
 
 
 def evaluated(inputs: Inputs, members: Sequence[Network]) -> dict[Arch, float]:

@@ -147,7 +147,11 @@ def _found(file: Path) -> Found:
     found = Found.load(file)
     if missing := found.intervals.keys() - found.costs.keys():
         raise KeyError(min(missing))
-    front = tuple({**point, "accuracy": _number(point["accuracy"])} for point in found.front)
+    tables = {str(name): {**table, "path": str(table["path"])} for name, table in found.tables.items()}
+    front = tuple(
+        {**point, "arch": tuple(map(int, point["arch"])), "accuracy": _number(point["accuracy"])}
+        for point in found.front
+    )
     return replace(
         found,
         description=tuple(map(str, found.description)),
@@ -155,6 +159,8 @@ def _found(file: Path) -> Found:
         costs=_numbers(found.costs),
         intervals={name: (_number(low), _number(high)) for name, (low, high) in found.intervals.items()},
         limits=_numbers(found.limits),
+        tables=tables,
+        run=str(found.run),
         measured=_numbers(found.measured),
         evaluations=int(found.evaluations),
         seconds=_number(found.seconds),
@@ -187,8 +193,20 @@ def _certificate(file: Path) -> Certificate:
     return Certificate(**{**known, **numbers, **counts, **checked})
 
 
+def _table(file: Path) -> LatencyTable:
+    table = LatencyTable.load(file)
+    device = {str(name): str(value) for name, value in table.device.items()} | {"name": str(table.device["name"])}
+    if not table.validation:
+        return replace(table, device=device)
+    floor, nets = _maybe(table.validation.get("floor_mape")), int(table.validation["nets"])
+    figures = {"mape": _number(table.validation["mape"]), "fit_for_use": bool(table.validation["fit_for_use"])}
+    return replace(table, device=device, validation={**figures, "nets": nets, "floor_mape": floor})
+
+
 def _run(folder: Path) -> Trained:
     run = load_run(folder)
+    if not all(isinstance(record["spec"], str) for record in (run.space, run.data)):
+        raise TypeError("a spec is no text")
     metrics = tuple({str(name): float(value) for name, value in line.items()} for line in read_metrics(folder))
     store = folder / STORE
     fronts = read_json(folder / FRONTS, "fronts", FRONTS_VERSION)["fronts"] if (folder / FRONTS).is_file() else []
@@ -259,7 +277,7 @@ KINDS = {
 LOADERS: dict[str, Callable[[Path], Any]] = {
     "found": _found,
     "certificates": _certificate,
-    "tables": LatencyTable.load,
+    "tables": _table,
     "runs": _run,
     "validations": _validation,
     "rankings": _ranking,

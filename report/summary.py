@@ -53,7 +53,7 @@ def _card(inputs: Inputs, network: Network, all_: Sequence[Network], fields: Seq
     rows += [(f"on {t.device}", _times(t)) for t in times]
     rows += [(name, words) for name, words in _exact(network, {t.device for t in times})]
     rows += [("how sure", " ".join(_sure(inputs, network, times)))]
-    rows += [("compared", words) for words in _compared(network, all_, fields)]
+    rows += [("compared", words)] if (words := " ".join(_compared(network, all_, fields))) else []
     return Card(network.name, state, _gist(network, times), _verdict(network, state, times), tuple(rows))
 
 
@@ -175,8 +175,8 @@ def _against_random(network: Network, other: Network) -> str:
 
 def _on_front(network: Network, found: Found, field: Field) -> str:
     better, ms = direction(field.metric), found.costs[field.device]
-    ahead = [p for p in field.front if p.ms < ms and better * p.accuracy > better * found.accuracy]
+    ahead = [p for p in field.front if p.ms < ms and better * p.accuracy >= better * found.accuracy]
     count = f"{field.evaluated:,} networks evaluated"
     if any(p.arch != network.arch for p in ahead):
-        return f"Not on the front: of {count} some are both faster on {field.device} and more accurate."
-    return f"On the front: of {count} none is both faster on {field.device} and more accurate."
+        return f"Not on the front: of {count} some are faster on {field.device} and at least as accurate."
+    return f"On the front: of {count} none is faster on {field.device} and as accurate."
