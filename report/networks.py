@@ -15,7 +15,7 @@ from ..search.found import Found
 from ..supernet.cost import COSTS
 from ..supernet.metrics import METRICS
 from ..supernet.space import Arch
-from .read import Inputs
+from .read import Inputs, predicts
 
 BASELINE = "random"  # the strategy that others are compared with
 CLOUD = 3000  # evaluated networks that a chart shows at most
@@ -168,7 +168,7 @@ def _points(inputs: Inputs, members: Sequence[Network], device: str, space: str)
     """What is known of a field: stored evaluations priced by its table, and the fronts that searches wrote."""
     archs = evaluated(inputs, members)
     table = table_of(inputs, device, space)
-    if archs and table is not None:
+    if archs and table is not None and predicts(table):
         ms = table.predict_many(list(archs))
         for (arch, accuracy), time in zip(archs.items(), ms.tolist(), strict=True):
             if math.isfinite(accuracy) and math.isfinite(time):

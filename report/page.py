@@ -29,7 +29,7 @@ from .commands import commands
 from .drawing import draw, operations
 from .html import Html, table, tag
 from .networks import Field, Network, accuracy_words, fields_of, genes, networks_of, percent, short
-from .read import Inputs
+from .read import Inputs, predicts
 from .summary import Card, cards, lead
 
 SHOWN = 400  # rows of a data table at most
@@ -183,7 +183,7 @@ def _predicted(inputs: Inputs, networks: Sequence[Network]) -> list[Mapping[str,
     shown = [n for n in networks if n.found and not n.is_baseline]
     rows: list[Mapping[str, Any]] = []
     for n in shown:
-        tables = {t.name: t for t in inputs.tables.values() if t.space.spec == n.space and t.timed}
+        tables = {t.name: t for t in inputs.tables.values() if t.space.spec == n.space and predicts(t)}
         limits = {name: {o.limits[name] for o in shown if o.space == n.space and name in o.limits} for name in tables}
         for name, t in tables.items() if len(tables) > 1 else ():
             times = t.predict(n.arch)

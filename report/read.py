@@ -15,12 +15,15 @@ from ..export.certificate import VERSION as CERTIFICATE_VERSION
 from ..export.certificate import Certificate, Latency
 from ..files import read_json
 from ..latency import LatencyTable
+from ..latency.table import VERSION as TABLE_VERSION
 from ..latency.validation import NetworkCheck
+from ..names import is_attribute
 from ..search.found import FRONTS, FRONTS_VERSION, Found
 from ..search.store import STORE, read_store
 from ..supernet.checkpoint import RUN, Run, load_run, read_metrics
+from ..supernet.layer import Node
 from ..supernet.ranking import Figure, Ranking
-from ..supernet.space import Arch
+from ..supernet.space import Arch, SearchSpace
 
 READABLE = (
     "the folder of a run, a latency table, a search's FOUND.json, an export's certificate, what hwnas validate or "
@@ -73,6 +76,26 @@ class Transfer:
 
     limits: Mapping[str, float]
     networks: tuple[Moved, ...]
+
+
+class UnreadSpace(SearchSpace):
+    """A space written in Python, of which a file tells the name alone."""
+
+    def __init__(self, spec: str) -> None:
+        self.spec = spec
+
+    def choices(self, prefix: Arch = ()) -> int | None:
+        """Unknown."""
+        raise InputError(f"the code of the space {self.spec} was not read: it has no choices, {prefix} is none")
+
+    def graph(self, arch: Arch) -> tuple[Node, ...]:
+        """Unknown."""
+        raise InputError(f"the code of the space {self.spec} was not read: it has no graph of {arch}")
+
+
+def predicts(table: LatencyTable) -> bool:
+    """Whether a table tells the latency of networks here."""
+    return table.timed and not isinstance(table.space, UnreadSpace)
 
 
 @dataclass(frozen=True)
@@ -194,7 +217,10 @@ def _certificate(file: Path) -> Certificate:
 
 
 def _table(file: Path) -> LatencyTable:
-    table = LatencyTable.load(file)
+    """A table; where its space is code of someone's, that is not run, and the table predicts nothing."""
+    record = read_json(file, "table", TABLE_VERSION)["space"]
+    unread = record["recipe"] is None and is_attribute(str(record["spec"]))
+    table = LatencyTable.load(file, UnreadSpace(str(record["spec"])) if unread else None)
     device = {str(name): str(value) for name, value in table.device.items()} | {"name": str(table.device["name"])}
     if not table.validation:
         return replace(table, device=device)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from hwnas.errors import InputError, MismatchError
-from hwnas.report import Inputs, read_inputs
+from hwnas.report import Inputs, page, read_inputs
 
 FILES = {
     "best-found.json": "found",
@@ -94,6 +94,17 @@ def test_a_damaged_file_is_named(changed: Callable[..., Path], name: str, field:
     with pytest.raises(InputError, match=f"{name} is .*damaged") as error:
         read_inputs([changed(name, **{field: DAMAGE[name][field]})])
     assert len(str(error.value).splitlines()) == 1
+
+
+def test_the_code_of_a_space_is_not_run_by_who_looks_at_its_table(
+    changed: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sent.py").write_text("raise SystemExit('this was run')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    file = changed("table0.json", space={"spec": "sent:space", "recipe": None, "fingerprint": "0"})
+    (table,) = read_inputs([file]).tables.values()
+    assert len(table.entries) == 14
+    assert "mbconv" in page(read_inputs([file]), "hwnas report")
 
 
 def test_what_is_no_result_is_named_with_what_could_be_read(tmp_path: Path) -> None:
