@@ -12,11 +12,13 @@ import altair as alt
 from ..latency import LatencyTable
 from ..supernet.layer import Layer
 from ..supernet.ranking import Ranking
+from .drawing import MARKS
 from .networks import Field, genes, is_fraction
 from .read import Checked, Transfer
 
 GREY, BLUE, ORANGE, GREEN = "#8a9099", "#2b7bba", "#d9541e", "#3a8f4d"
 WIDTH: Any = "container"  # as wide as the page has room
+NAMED = 8  # networks that a chart names at most
 Row = Mapping[str, Any]
 
 
@@ -41,6 +43,7 @@ def front_chart(field: Field, width: Any = WIDTH) -> Any:
     chosen = alt.selection_point(name="chosen", fields=["name"], on="click")
     strong = alt.when(chosen).then(alt.value(1)).otherwise(alt.value(0.25))
     names = [row for row in networks if row["kind"] == "found"]
+    names = names if len(names) <= NAMED else []  # so many would hide each other; hovering tells them
     tips = _tips("name", "kind", "accuracy", "ms", "measured", "limit")
     layers = [
         _rows(points)
@@ -145,7 +148,7 @@ def table_chart(table: LatencyTable) -> alt.Chart:
     """A latency table as a heat map: a row for each place in a network, a column for each option."""
     rows = table_rows(table)
     places, opts = (list(dict.fromkeys(row[name] for row in rows)) for name in ("layer", "option"))
-    x = alt.X("option:N", title=None, sort=opts, axis=alt.Axis(labelAngle=-60, labelLimit=130))
+    x = alt.X("option:N", title=None, sort=opts, axis=alt.Axis(labelAngle=-60, labelLimit=150))
     y = alt.Y("layer:N", title=None, sort=places, axis=alt.Axis(labelLimit=130))
     colour = alt.Color(
         "ms:Q", scale=alt.Scale(scheme="viridis"), legend=alt.Legend(orient="top", title="ms, layer alone")
@@ -161,7 +164,8 @@ def _place(layer: Layer) -> str:
 
 
 def _option(layer: Layer, chosen: set[tuple[str, str]]) -> str:
-    return " ".join([layer.op, *(f"{name}={value}" for name, value in layer.params if (layer.op, name) in chosen)])
+    params = [(name, value) for name, value in layer.params if (layer.op, name) in chosen]
+    return " ".join([layer.op, *(f"{MARKS.get(name, f'{name}=')}{value}" for name, value in params)])
 
 
 def matrix_rows(transfer: Transfer) -> list[Row]:

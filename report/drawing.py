@@ -12,6 +12,7 @@ from .html import Html, tag
 WIDTH, ROW, GAP = 170, 30, 6  # px
 SHIFT = {"3": 0, "5": 1, "7": 2}  # a larger kernel is darker
 HUES = ("blue", "orange", "green", "violet", "red", "teal")
+MARKS = {"expansion": "e", "kernel": "k", "ratio": "r"}  # short for what is chosen of an operation
 PLAIN = {"identity"}  # drawn as a line: nothing is computed
 
 
@@ -26,8 +27,7 @@ class Box:
     @property
     def words(self) -> str:
         """What stands in the box: the operation with what was chosen of it."""
-        marks = (("kernel", "k"), ("expansion", "e"), ("ratio", "r"))
-        chosen = [f"{mark}{self.params[name]}" for name, mark in marks if name in self.params]
+        chosen = [f"{mark}{self.params[name]}" for name, mark in MARKS.items() if name in self.params]
         return " ".join([self.op, *chosen])
 
 

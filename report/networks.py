@@ -132,13 +132,15 @@ class Point:
 class Field:
     """Networks that can be compared: of one space, data and metric, on one device.
 
-    `points` are those `evaluated` there, at most CLOUD of them, `front` those that no other is better and faster than.
+    `points` are those `evaluated` there, at most CLOUD of them, `front` those that no other is better and faster than;
+    `among` names the networks that are of them, with the weights by which all were judged.
     """
 
     device: str
     space: str
     metric: str
     networks: tuple[Network, ...]
+    among: frozenset[str]
     evaluated: int
     points: tuple[Point, ...]
     front: tuple[Point, ...]
@@ -159,8 +161,10 @@ def fields_of(inputs: Inputs, networks: Iterable[Network]) -> list[Field]:
     fields = []
     for (device, space, _, metric), members in groups.items():
         points = list(_points(inputs, members, device, space))
-        kept = front(points, direction(metric))
-        fields.append(Field(device, space, metric, tuple(members), len(points), thinned(points), tuple(kept)))
+        judged = {(point.arch, point.accuracy) for point in points}
+        among = frozenset(n.name for n in members if n.found and (n.arch, n.found.accuracy) in judged)
+        kept, shown = front(points, direction(metric)), thinned(points)
+        fields.append(Field(device, space, metric, tuple(members), among, len(points), shown, tuple(kept)))
     return fields
 
 

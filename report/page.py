@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
+from itertools import zip_longest
 from typing import Any
 
 import altair as alt
@@ -28,11 +29,12 @@ from .charts import (
 from .commands import commands
 from .drawing import draw, operations
 from .html import Html, table, tag
-from .networks import Field, Network, accuracy_words, fields_of, genes, networks_of, percent, short
+from .networks import Field, Network, accuracy_words, cost_words, fields_of, genes, networks_of, percent, short
 from .read import Inputs, predicts
 from .summary import Card, cards, lead
 
 SHOWN = 400  # rows of a data table at most
+CARDS = 6  # networks on the first screen at most
 Section = tuple[str, str, list[Html]]  # its id, its heading, its content
 
 
@@ -73,7 +75,10 @@ def _header(sections: Iterable[Section]) -> Html:
 
 def _first(found: Sequence[Card]) -> Iterator[Html]:
     yield tag("p", lead(found), id="results", tabindex="-1")
-    yield tag("div", *map(_card, found), class_="cards")
+    yield tag("div", *map(_card, found[:CARDS]), class_="cards")
+    if len(found) > CARDS:
+        more = tag("summary", f"{len(found) - CARDS} more networks")
+        yield tag("details", more, tag("div", *map(_card, found[CARDS:]), class_="cards"))
 
 
 def _card(card: Card) -> Html:
@@ -141,22 +146,27 @@ def _deviations(inputs: Inputs) -> Iterator[Html]:
 
 
 def _drawn(networks: Sequence[Network]) -> list[Html]:
-    shown = [(n.name, n.found) for n in networks if n.found and not n.is_baseline]
-    ops, widest = operations([found.description for _, found in shown])
-    figures = []
-    for name, found in shown:
-        limits = ", ".join(found.limits) or "no limit"
-        caption = tag("figcaption", f"{name}, for {limits}")
-        figures.append(tag("figure", caption, draw(name, found.description, ops, widest)))
+    """Each architecture once, with the names of the networks that have it."""
+    shown: dict[tuple[str, ...], list[Network]] = {}
+    for n in networks:
+        if n.found and not n.is_baseline:
+            shown.setdefault(n.found.description, []).append(n)
+    if not shown:
+        return []
+    ops, widest = operations(list(shown))
+    names = {lines: ", ".join(n.name for n in members) for lines, members in shown.items()}
+    figures = [
+        tag("figure", draw(names[lines], lines, ops, widest), tag("figcaption", _caption(names[lines], members[0])))
+        for lines, members in shown.items()
+    ]
     words = "From the input down; colour: the operation, border: the kernel, width: channels, dashed: left out."
     pictures = tag("div", *figures, class_="networks", tabindex="0", role="region", aria_label="networks")
-    header = ["layer", *(name for name, _ in shown)]
-    depth = max((len(found.description) for _, found in shown), default=0)
-    rows = [
-        [str(i + 1), *(found.description[i] if i < len(found.description) else "" for _, found in shown)]
-        for i in range(depth)
-    ]
-    return [tag("p", words, class_="note"), pictures, _data(header, rows)] if shown else []
+    rows = [[str(i + 1), *row] for i, row in enumerate(zip_longest(*shown, fillvalue=""))]
+    return [tag("p", words, class_="note"), pictures, _data(["layer", *names.values()], rows)]
+
+
+def _caption(names: str, network: Network) -> str:
+    return ", ".join([names, *(f"{name} at most {cost_words(name, limit)}" for name, limit in network.limits.items())])
 
 
 def _matrices(inputs: Inputs, networks: Sequence[Network]) -> Iterator[Html]:

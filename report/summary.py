@@ -27,9 +27,13 @@ class Card:
 
 
 def cards(inputs: Inputs, networks: Sequence[Network], fields: Sequence[Field]) -> list[Card]:
-    """A card for each network; those that others are only compared with have none, unless there are no others."""
+    """A card for each network, those that were measured first.
+
+    Networks that others are only compared with have none, unless there are no others.
+    """
     shown = [network for network in networks if not network.is_baseline] or list(networks)
-    return [_card(inputs, network, networks, fields) for network in shown]
+    found = [_card(inputs, network, networks, fields) for network in shown]
+    return sorted(found, key=lambda card: card.state == OPEN)
 
 
 def lead(found: Sequence[Card]) -> str:
@@ -118,7 +122,7 @@ def _sure(inputs: Inputs, network: Network, times: Sequence[Times]) -> Iterator[
     for t in times:
         if t.measured is not None:
             inside = "inside" if t.low <= t.measured <= t.high else "OUTSIDE"
-            off = percent(t.measured / t.promised - 1, "+.1f")
+            off = percent(t.measured / t.promised - 1, "+z.1f")
             yield f"The measurement is {off} off the promise, {inside} its interval."
         yield _table_words(t.device, table_of(inputs, t.device, network.space))
     if network.proof:
@@ -147,15 +151,15 @@ def _compared(network: Network, all_: Sequence[Network], fields: Sequence[Field]
         if other.is_baseline and not network.is_baseline and _alike(network, other):
             yield _against_random(network, other)
     for field in fields:
-        if network in field.networks and network.found and field.points:
+        if network.name in field.among and network.found:
             yield _on_front(network, network.found, field)
 
 
 def _alike(a: Network, b: Network) -> bool:
-    """Whether two networks were found in the same space and data under the same limits, but for rounding."""
-    if a.found is None or b.found is None:
+    """Whether two networks were found with the same weights, under the same limits but for rounding."""
+    if a.found is None or b.found is None or a.limits.keys() != b.limits.keys():
         return False
-    same = (a.space, a.metric, a.found.data, a.limits.keys()) == (b.space, b.metric, b.found.data, b.limits.keys())
+    same = (a.found.weights, a.metric) == (b.found.weights, b.metric)
     return same and all(math.isclose(a.limits[name], b.limits[name], rel_tol=1e-3) for name in a.limits)
 
 

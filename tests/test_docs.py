@@ -39,6 +39,7 @@ QUICK_DEVICE = "local:tolerance=9,target=0.5,min_rounds=3,max_rounds=3,max_secon
 LESS = {
     "--epochs 15": "--epochs 1 --batch 128",
     "--epochs 20": "--epochs 1",
+    "--nets 20": "--nets 3 --pause 0",
     "--device local": f"--device {QUICK_DEVICE}",
     "local=1ms": "local=1s",
 }

@@ -17,7 +17,7 @@ LINES = (
 def test_a_line_of_a_description_is_read() -> None:
     box = parse(LINES[1])
     assert box == Box("mbconv", 32, {"expansion": "6", "kernel": "7"})
-    assert box.words == "mbconv k7 e6"
+    assert box.words == "mbconv e6 k7"
     assert parse("join 8+16>24 8px").channels == 24
     assert parse("") == Box("", 0, {})
 
