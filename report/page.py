@@ -298,7 +298,7 @@ def _resource(name: str) -> str:
 def _javascript() -> str:
     """Vega, Vega-Lite and vega-embed as one script, from vl-convert: nothing is downloaded."""
     version = ".".join(alt.SCHEMA_VERSION.split(".")[:2])
-    return vl_convert.javascript_bundle(None, version).replace("</script", "<\\/script")
+    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", version).replace("</script", "<\\/script")
 
 
 def _hash(text: str) -> str:

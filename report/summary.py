@@ -179,8 +179,12 @@ def _against_random(network: Network, other: Network) -> str:
 
 def _on_front(network: Network, found: Found, field: Field) -> str:
     better, ms = direction(field.metric), found.costs[field.device]
-    ahead = [p for p in field.front if p.ms < ms and better * p.accuracy >= better * found.accuracy]
-    count = f"{field.evaluated:,} networks evaluated"
-    if any(p.arch != network.arch for p in ahead):
-        return f"Not on the front: of {count} some are faster on {field.device} and at least as accurate."
-    return f"On the front: of {count} none is faster on {field.device} and as accurate."
+    faster = [better * (p.accuracy - found.accuracy) for p in field.front if p.ms < ms and p.arch != network.arch]
+    of = f"of {field.evaluated:,} networks evaluated"
+    if any(more > 0 for more in faster):
+        return f"Not on the front: {of} some are both faster on {field.device} and more accurate."
+    if any(more == 0 for more in faster):
+        return (
+            f"Almost on the front: {of} none is faster on {field.device} and more accurate, some are just as accurate."
+        )
+    return f"On the front: {of} none is faster on {field.device} and as accurate."
