@@ -149,15 +149,20 @@ class EvaluationStore:
 
 
 def read_store(path: Path) -> dict[str, dict[Arch, float]]:
-    """All accuracies of a store by key and architecture; the file is not changed. InputError for one that is none."""
-    for mode in ("mode=ro", "immutable=1"):  # the second where there is no right to write beside it
-        try:
-            with closing(sqlite3.connect(f"{path.resolve().as_uri()}?{mode}", uri=True)) as database:
-                rows = database.execute("SELECT key, arch, accuracy FROM evaluations ORDER BY arch").fetchall()
-            break
-        except sqlite3.Error as error:
-            if mode != "mode=ro":
-                raise InputError(f"{path} is not a readable evaluation store ({error}): move it away") from error
+    """All accuracies of a store by key and architecture; nothing is written, not even beside it.
+
+    InputError for a file that is no store, MismatchError for one of another version.
+    """
+    busy = path.with_name(f"{path.name}-wal").exists()  # a search is at work in it, or was killed there
+    try:
+        address = f"{path.resolve().as_uri()}?{'mode=ro' if busy else 'immutable=1'}"
+        with closing(sqlite3.connect(address, uri=True)) as database:
+            version = database.execute("PRAGMA user_version").fetchone()[0]
+            if version != VERSION:
+                raise MismatchError(f"{path} has store version {version}, this hwnas reads {VERSION}: move it away")
+            rows = database.execute("SELECT key, arch, accuracy FROM evaluations ORDER BY key, arch").fetchall()
+    except sqlite3.Error as error:
+        raise InputError(f"{path} is not a readable evaluation store ({error}): move it away") from error
     stored: dict[str, dict[Arch, float]] = {}
     for key, arch, accuracy in rows:
         stored.setdefault(key, {})[tuple(json.loads(arch))] = math.nan if accuracy is None else accuracy
