@@ -117,7 +117,7 @@ def deviation_chart(device: str, checked: Checked) -> Any:
         alt.Tooltip("off:Q", format="+.1%"),
         alt.Tooltip("again:Q", format="+.1%"),
     ]
-    base, floor = _rows(data), checked.figures.get("floor_mape")
+    base, floor = _rows(data), checked.floor
     band = _rows([{"low": -floor, "high": floor}] if floor is not None else [])
     layers = [
         band.mark_rect(color=GREEN, opacity=0.16).encode(y=alt.Y("low:Q"), y2="high:Q"),

@@ -95,7 +95,7 @@ def _section(section: Section) -> Html:
 
 
 def _sections(inputs: Inputs, networks: Sequence[Network], fields: Sequence[Field], command: str) -> Iterator[Section]:
-    yield "front", "Accuracy against latency", [_front(field) for field in fields]
+    yield "front", "Accuracy against latency", [_front(f) for f in fields if any(n.found for n in f.networks)]
     yield "promises", "Promised and measured", [*map(_promises, fields), *_deviations(inputs)]
     yield "networks", "What the networks look like", _drawn(networks)
     yield "devices", "One device's network on another", list(_matrices(inputs, networks))
@@ -132,10 +132,9 @@ def _promises(field: Field) -> Html:
 
 def _deviations(inputs: Inputs) -> Iterator[Html]:
     for name, checked in _named(inputs.validations):
-        device, figures = checked.device or name, checked.figures
-        floor = figures.get("floor_mape")
-        words = f"{name}: mean error {percent(figures['mape'])}"
-        words += f"; measuring twice differs by {percent(floor)}" if floor is not None else ""
+        device = checked.device or name
+        words = f"{name}: mean error {percent(checked.mape)}"
+        words += f"; measuring twice differs by {percent(checked.floor)}" if checked.floor is not None else ""
         header = ["genes", "predicted", "low", "high", "measured", "once more"]
         rows = [
             [genes(n.arch), *_ms(n.predicted_ms, n.low_ms, n.high_ms, n.measured_ms, n.again_ms)]

@@ -44,11 +44,12 @@ class Trained:
 
 @dataclass(frozen=True)
 class Checked:
-    """What `hwnas validate` found: the networks, and its figures. `device` is empty in files of before."""
+    """What `hwnas validate` found: the networks, the error and the floor. `device` is empty in files of before."""
 
     device: str
     networks: tuple[NetworkCheck, ...]
-    figures: Mapping[str, Any]
+    mape: float
+    floor: float | None
 
 
 @dataclass(frozen=True)
@@ -247,8 +248,9 @@ def _validation(file: Path) -> Checked:
         NetworkCheck(arch=tuple(row["arch"]), **{name: _maybe(row[name]) for name in names})
         for row in data["measurements"]
     )
-    figures = {name: value for name, value in data.items() if isinstance(value, int | float)}
-    return Checked(str(data.get("device", "")), rows, figures)
+    if not all(row.predicted_ms > 0 for row in rows):
+        raise ValueError("a prediction is not positive")
+    return Checked(str(data.get("device", "")), rows, _number(data["mape"]), _maybe(data["floor_mape"]))
 
 
 def _ranking(file: Path) -> Ranked:

@@ -108,7 +108,7 @@ def test_all_sections_are_there_and_linked(whole: str) -> None:
     ids=str,
 )
 def test_sections_without_data_are_absent(made: Any, names: list[str], expected: set[str]) -> None:
-    assert sections(parts(*(made.folder / name for name in names))) - {"front"} | expected == expected | {"commands"}
+    assert sections(parts(*(made.folder / name for name in names))) == expected | {"commands"}
 
 
 def test_a_network_that_was_not_exported_is_said_to_be_unproven(made: Any) -> None:
