@@ -214,11 +214,12 @@ def progress_chart(rows: Sequence[Row], metric: str) -> alt.Chart:
     """The best so far against evaluations, a line for each search."""
     x = alt.X("evaluations:Q", title="evaluations", axis=alt.Axis(tickMinStep=1))
     y = alt.Y("best:Q", title=f"best validation {metric} so far", scale=alt.Scale(zero=False))
-    chart = _rows(rows).mark_line(interpolate="step-after", point=True)
+    dash = alt.StrokeDash("strategy:N", legend=None)
     tips = _tips("search", "strategy", "evaluations", "best")
-    return chart.encode(x, y, _series("search"), alt.StrokeDash("strategy:N", title=None), tooltip=tips).properties(
-        width=WIDTH, height=260, title="How the searches went"
+    line = (
+        _rows(rows).mark_line(interpolate="step-after", point=True).encode(x, y, _series("search"), dash, tooltip=tips)
     )
+    return line.properties(width=WIDTH, height=260, title="The best so far; a dash for each strategy")
 
 
 def _series(name: str) -> alt.Color:

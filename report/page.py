@@ -223,7 +223,12 @@ def _progress(inputs: Inputs, networks: Sequence[Network]) -> list[Html]:
         if n.found and n.found.progress:
             steps = [*n.found.progress, (n.found.evaluations, n.found.progress[-1][1])]
             by_metric.setdefault(n.metric, []).extend(
-                {"search": n.name, "strategy": n.found.strategy, "evaluations": done, "best": best}
+                {
+                    "search": f"{n.name} ({n.found.strategy})",
+                    "strategy": n.found.strategy,
+                    "evaluations": done,
+                    "best": best,
+                }
                 for done, best in steps
             )
     header = ["search", "strategy", "evaluations", "best"]
