@@ -111,7 +111,7 @@ def deviation_chart(device: str, checked: Checked) -> Any:
         for n in checked.networks
     ]
     x = alt.X("ms:Q", title=f"predicted latency on {device}, ms", scale=alt.Scale(zero=False))
-    y = alt.Y("off:Q", title="measured, against predicted", axis=alt.Axis(format="+.0%"))
+    y = alt.Y("off:Q", title="measured, against predicted", axis=alt.Axis(format="+.1%"))
     tips = [
         *_tips("ms", "measured", "genes"),
         alt.Tooltip("off:Q", format="+.1%"),
