@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import typer
 
-from .cli import finding, measuring, training
+from .cli import finding, measuring, reporting, training
 from .cli.options import SPEAKS
 from .errors import NO_ROOM, HwnasError, LostRankError, write_fault
 from .exits import fail, origin, usage
@@ -22,6 +22,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "search": finding.search,
     "finetune": training.finetune,
     "export": finding.export,
+    "report": reporting.report,
     "list": finding.list_names,
 }
 STOPPED = 130  # the exit status after Ctrl-C

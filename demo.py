@@ -15,10 +15,8 @@ from rich.table import Column, Table
 from . import workflows
 from .export import Certificate
 from .files import write_bytes
-from .latency import LatencyTable
 from .progress import Progress
-from .report import Candidate, Measured, save_chart, search_chart
-from .search import SearchResult
+from .report import fields_of, networks_of, read_inputs, save_chart, search_chart
 from .search.found import Found
 from .supernet import TrainSettings, load_run, load_supernet
 from .supernet.evaluation import accuracy, bn_images, calibrated_subnet
@@ -56,22 +54,21 @@ def run_demo(out: Path, seed: int, console: Console, bar: Bar) -> None:
     console.print(
         f"profiled {len(table.entries)} layers; networks take {low:.3f} to {high:.3f} ms: {out / 'local.json'}"
     )
-    rows, histories = [], {}
+    rows = []
     for name, share in SHARES.items():
         limit = f"local={low + share * (high - low):.4f}ms"
         with bar("searching") as progress:
-            searched = _search(out, name, limit, "evolution", BUDGET, seed, progress)
+            found = _search(out, name, limit, "evolution", BUDGET, seed, progress)
         with bar("exporting") as progress:
             proof = workflows.export(_found(out, name), out / f"{name}.onnx", "local", progress=progress)
         console.print(f"searched and exported under {limit}: {out / name}.onnx")
-        rows.append(Row(name, searched.found, proof))
-        histories[name] = searched.result
+        rows.append(Row(name, found, proof))
     chosen = next(row for row in rows if row.name == CHOSEN)
     with bar("random") as progress:
         baseline = _search(
             out, "random", f"local={chosen.found.limits['local']}ms", "random", RANDOM_BUDGET, seed, progress
         )
-    _show(out, console, table, rows, histories, baseline, time.perf_counter() - started)
+    _show(out, console, rows, baseline, time.perf_counter() - started)
 
 
 def _found(out: Path, name: str) -> Path:
@@ -79,9 +76,7 @@ def _found(out: Path, name: str) -> Path:
     return out / f"{name}-found.json"
 
 
-def _search(
-    out: Path, name: str, limit: str, strategy: str, budget: int, seed: int, progress: Progress
-) -> workflows.Searched:
+def _search(out: Path, name: str, limit: str, strategy: str, budget: int, seed: int, progress: Progress) -> Found:
     return workflows.search(
         out / "run",
         _found(out, name),
@@ -91,28 +86,21 @@ def _search(
         budget,
         seed,
         progress=progress,
-    )
+    ).found
 
 
 def _show(
     out: Path,
     console: Console,
-    table: LatencyTable,
     rows: list[Row],
-    histories: dict[str, SearchResult],
-    baseline: workflows.Searched,
+    baseline: Found,
     seconds: float,
 ) -> None:
-    """Print the result, and write it as a picture and a Markdown table."""
-    candidates = [
-        Candidate(kind, float(table.predict_many([e.arch])[0]), e.accuracy)
-        for kind, results in (("evolution", histories.values()), ("random", [baseline.result]))
-        for result in results
-        for e in result.history
-        if not e.estimated
-    ]
-    measured = [_measured(row) for row in rows]
-    save_chart(search_chart(candidates, measured, "local"), out / "demo.png")
+    """Print the result, and write it as a report, a picture and a Markdown table."""
+    workflows.report([out], out / "report.html")
+    inputs = read_inputs([out])
+    (field,) = fields_of(inputs, networks_of(inputs))  # one device
+    save_chart(search_chart(field), out / "demo.png")
     header, lines = _table(rows)
     # no padding: the table must fit 80 columns
     screen = Table(*(Column(name, no_wrap=True, justify="right") for name in header), box=box.SIMPLE, padding=0)
@@ -126,23 +114,11 @@ def _show(
     console.print(
         f"\n{CHOSEN}: test accuracy {chosen.proof.accuracy_onnx:.4f} (95 % interval {low:.4f} to {high:.4f}, "
         f"{chosen.proof.test_images} images); the best of {RANDOM_BUDGET} random networks under the same limit: "
-        f"{_test_accuracy(out, baseline.found):.4f}"
+        f"{_test_accuracy(out, baseline):.4f}"
     )
     console.print(f"outputs of supernet, subnet and ONNX Runtime differ by {chosen.proof.max_abs_diff:.1e} at most")
-    console.print(f"{seconds:.0f} s in all; the picture: {out / 'demo.png'}, the certificates: {out}/*.onnx's .json")
-
-
-def _measured(row: Row) -> Measured:
-    times = row.proof.latency["local"]
-    return Measured(
-        row.name,
-        row.found.limits["local"],
-        times.predicted_ms,
-        times.low_ms,
-        times.high_ms,
-        times.measured_ms,
-        row.found.accuracy,
-    )
+    console.print(f"{seconds:.0f} s in all; the certificates: {out}/*.onnx's .json, a picture: {out / 'demo.png'}")
+    console.print(f"the report, for any browser: {out / 'report.html'}")
 
 
 def _table(rows: list[Row]) -> tuple[list[str], list[list[str]]]:

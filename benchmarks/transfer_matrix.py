@@ -20,6 +20,7 @@ import numpy as np
 
 from hwnas import workflows
 from hwnas.devices import load_device
+from hwnas.files import write_json
 from hwnas.latency import LatencyTable
 from hwnas.latency.anchors import measure_networks
 from hwnas.latency.profile import network_name
@@ -52,6 +53,7 @@ def main() -> None:
     found = {name: [searched(out, name, limits[name], seed) for seed in SEEDS] for name in TARGETS}
     archs = sorted({tuple(network["arch"]) for networks in found.values() for network in networks})
     measured = {name: measure(out, name, archs, table) for name, table in tables.items()}
+    save(out / "transfer-matrix.json", found, measured, limits)
     print(f"{len(archs)} networks; limits: {', '.join(f'{name} {ms:.3f} ms' for name, ms in limits.items())}\n")
     print("\n".join([*agreement(tables), "", *matrix(found, measured, limits), "", *losses(found, measured, limits)]))
 
@@ -119,6 +121,21 @@ def matrix(found: Found, measured: Measured, limits: dict[str, float]) -> list[s
         accuracy = np.mean([network["accuracy"] for network in networks])
         lines.append(f"| {target}, {accuracy:.1%} | {' | '.join(cells)} |")
     return lines
+
+
+def save(file: Path, found: Found, measured: Measured, limits: dict[str, float]) -> None:
+    """Keep the matrix for `hwnas report`: for each network what it was found for, and (ms, low, high) by target."""
+    networks = [
+        {
+            "found_for": target,
+            "arch": network["arch"],
+            "accuracy": network["accuracy"],
+            "ms": {name: measured[name][tuple(network["arch"])] for name in measured},
+        }
+        for target, networks in found.items()
+        for network in networks
+    ]
+    write_json(file, "transfer", 1, {"limits": limits, "networks": networks})
 
 
 def losses(found: Found, measured: Measured, limits: dict[str, float]) -> list[str]:

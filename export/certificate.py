@@ -100,7 +100,7 @@ class Certificate:
     sha256: str = ""
     notes: tuple[str, ...] = field(default=())
     metric: str = "accuracy"
-    max_output: float = math.nan
+    max_output: float = 0.0
     tolerance: Tolerance = PLAIN
     rejected: tuple[str, ...] = ()
     precision: str = "fp32"

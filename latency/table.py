@@ -251,11 +251,14 @@ class LatencyTable:
         write_json(Path(path), "table", VERSION, data)
 
     @classmethod
-    def load(cls, path: str | Path) -> LatencyTable:
-        """Read what `save` wrote; MismatchError if the space has changed since."""
+    def load(cls, path: str | Path, space: SearchSpace | None = None) -> LatencyTable:
+        """Read what `save` wrote; MismatchError if the space has changed since.
+
+        `space` stands for the one that was recorded, where that must not be loaded.
+        """
         data = read_json(Path(path), "table", VERSION)
         try:
-            space = recorded_space(data["space"], str(path))
+            space = space or recorded_space(data["space"], str(path))
             entries = dict(_layer_and_entry(row) for row in data["entries"])
             felt = {name: _calibration(item) for name, item in data["felt"].items()}
             calibration, reference_ms = _calibration(data["calibration"]), float(data["reference_ms"])

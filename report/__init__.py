@@ -1,5 +1,17 @@
-"""Reports: results of all folders as pictures and pages."""
+"""Reports: results of all folders as one page, and as pictures."""
 
-from .chart import Candidate, Measured, Ranked, ranking_chart, save_chart, search_chart
+from .charts import ranking_chart, save_chart, search_chart
+from .networks import fields_of, networks_of
+from .page import page
+from .read import Inputs, read_inputs
 
-__all__ = ["Candidate", "Measured", "Ranked", "ranking_chart", "save_chart", "search_chart"]
+__all__ = [
+    "Inputs",
+    "fields_of",
+    "networks_of",
+    "page",
+    "ranking_chart",
+    "read_inputs",
+    "save_chart",
+    "search_chart",
+]

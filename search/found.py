@@ -12,6 +12,7 @@ from ..files import read_json, write_json
 from ..supernet.space import Arch
 
 VERSION = 1
+FRONTS, FRONTS_VERSION = "fronts.json", 1  # the fronts that searches leave in a run
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,8 @@ class Found:
 
     `tables` holds for each device its fingerprint, the table's path, the nominal `reference_ms` and `anchors`; `front`
     the non-dominated networks, where they were asked for; `weights` the fingerprint of the
-    supernet's, or of the network's own after fine-tuning; `measured` what it took where the search had it measured.
+    supernet's, or of the network's own after fine-tuning; `measured` what it took where the search had it measured;
+    `progress` each (evaluations, accuracy) at which the search came upon a better one.
     """
 
     arch: Arch
@@ -42,6 +44,7 @@ class Found:
     front: tuple[Mapping[str, Any], ...] = ()
     metric: str = "accuracy"
     measured: Mapping[str, float] = field(default_factory=dict)
+    progress: tuple[tuple[int, float], ...] = ()
 
     def save(self, path: Path) -> None:
         """Write FOUND.json, atomically."""
@@ -53,6 +56,7 @@ class Found:
         data = read_json(path, "found", VERSION)
         try:
             later = {"metric": data.get("metric", "accuracy"), "measured": data.get("measured", {})}
+            later["progress"] = tuple((int(done), float(best)) for done, best in data.get("progress", ()))
             fields = later | {name: data[name] for name in cls.__dataclass_fields__ if name not in later}
             fields["arch"] = tuple(int(gene) for gene in fields["arch"])
             fields["front"] = tuple(fields["front"])

@@ -31,6 +31,14 @@ class SearchResult:
         """The most accurate one, of equals the first found."""
         return min(self.history, key=lambda evaluation: (evaluation.estimated, rank_key(evaluation)))
 
+    def improvements(self) -> list[tuple[int, Evaluation]]:
+        """Every evaluation that was better than all before it, with its number; none where a front answered."""
+        found: list[tuple[int, Evaluation]] = []
+        for number, evaluation in enumerate(self.history if self.ended != "front" else (), 1):
+            if not found or rank_key(evaluation) < rank_key(found[-1][1]):
+                found.append((number, evaluation))
+        return found
+
     def pareto(self, name: str) -> list[Evaluation]:
         """The front of accuracy (high) against the cost `name` (low), the cheapest first.
 

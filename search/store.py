@@ -8,7 +8,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -19,6 +19,7 @@ from ..errors import FaultError, InputError, MismatchError, write_fault
 from ..supernet.space import Arch
 from .problem import one_each
 
+STORE = "evaluations.sqlite"  # its name in the folder of a run
 VERSION = 1
 SCHEMA = """
 CREATE TABLE evaluations (
@@ -184,6 +185,27 @@ class EvaluationStore:
             raise FaultError(f"evaluation store {self.path}: {error}{remedy}") from error
         except OSError as error:
             raise write_fault(self.path, error) from error
+
+
+def read_store(path: Path) -> dict[str, dict[Arch, float]]:
+    """All accuracies of a store by key and architecture; nothing is written, not even beside it.
+
+    InputError for a file that is no store, MismatchError for one of another version.
+    """
+    busy = path.with_name(f"{path.name}-wal").exists()  # a search is at work in it, or was killed there
+    try:
+        address = f"{path.resolve().as_uri()}?{'mode=ro' if busy else 'immutable=1'}"
+        with closing(sqlite3.connect(address, uri=True)) as database:
+            version = database.execute("PRAGMA user_version").fetchone()[0]
+            if version != VERSION:
+                raise MismatchError(f"{path} has store version {version}, this hwnas reads {VERSION}: move it away")
+            rows = database.execute("SELECT key, arch, accuracy FROM evaluations ORDER BY key, arch").fetchall()
+    except sqlite3.Error as error:
+        raise InputError(f"{path} is not a readable evaluation store ({error}): move it away") from error
+    stored: dict[str, dict[Arch, float]] = {}
+    for key, arch, accuracy in rows:
+        stored.setdefault(key, {})[tuple(json.loads(arch))] = math.nan if accuracy is None else accuracy
+    return stored
 
 
 class StoredAccuracy:

@@ -18,7 +18,7 @@ from hwnas.latency.table import VERSION
 from hwnas.supernet import load_space
 
 Refused = Callable[[Path, str, list[str]], None]
-COMMANDS = ("demo", "train", "profile", "validate", "rank", "search", "finetune", "export", "list")
+COMMANDS = ("demo", "train", "profile", "validate", "rank", "search", "finetune", "export", "report", "list")
 SPACE = "mobilenet:size=16,channels=1,classes=10,stem=4,widths=4-8,depths=1-2,kernels=3-5,expansions=2-3,head=16"
 LOCAL = "local:tolerance=9,target=0.1,min_rounds=3,max_rounds=3,max_seconds=1"
 
@@ -116,6 +116,10 @@ BAD = {  # what is typed: what the one line must contain
     "device's range": (PROFILE.replace("min_rounds=3", "min_rounds=4"), ["min_rounds 4", "max_rounds 3"]),
     "table is a folder": (PROFILE.replace("new.json", "run"), ["run is a folder"]),
     "table in a file": (PROFILE.replace("new.json", "found.json/new.json"), ["found.json", "another place"]),
+    "report of nothing": ("report none.json --out new.html", ["none.json", "a latency table"]),
+    "report of anything": ("report foreign.json --out new.html", ["foreign.json", "a latency table"]),
+    "report of an old table": ("report old.json --out new.html", ["old.json", "version 0", "reads"]),
+    "report elsewhere": ("report local.json --out new.json", ["new.json", ".html"]),
     "validate nothing": (VALIDATE.replace("local.json", "none.json"), ["none.json"]),
     "validate few": (VALIDATE.replace("--nets 3", "--nets 2"), ["--nets", "2", "3"]),
     "validate elsewhere": (VALIDATE, ["another device", "run hwnas profile again"]),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 import subprocess
 import sys
 from itertools import pairwise
@@ -42,6 +44,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         f"export {folder}/found.json --out {folder}/net.onnx --device {LOCAL}",
         f"export {folder}/found.json --out {folder}/open.onnx --batch dynamic",
         f"export {folder}/found.json --out {folder}/four.onnx --batch 4",
+        f"report {folder} --out {folder}/report.html",
     ):
         assert run(command.split()) == 0
     return folder
@@ -69,12 +72,19 @@ def test_a_run_says_what_it_is_made_of(made: Path) -> None:
 
 def test_nothing_is_left_behind(made: Path) -> None:
     assert {path.name for path in made.iterdir()} == {
-        "run", "local.json", "local.samples.csv.gz", "validation.json", "found.json",
+        "run", "local.json", "local.samples.csv.gz", "validation.json", "found.json", "report.html",
         *(f"{name}.{suffix}" for name in ("net", "open", "four") for suffix in ("onnx", "json")),
     }  # fmt: skip
     assert {path.name for path in (made / "run").iterdir()} - {".lock"} == {
         "run.json", "checkpoint.pt", "metrics.jsonl", "evaluations.sqlite", "fronts.json",
     }  # fmt: skip
+
+
+def test_a_report_is_one_page_that_loads_nothing(made: Path) -> None:
+    text = (made / "report.html").read_text()
+    assert text.startswith("<!doctype html>")
+    assert "default-src 'none'" in html.unescape(text.partition("</head>")[0])
+    assert not re.findall(r"<[^>]*\s(?:src|href)=\"(?!#)", text.partition("<script>")[0])
 
 
 def test_a_table_is_named_after_its_device(made: Path) -> None:

@@ -47,9 +47,9 @@ LAUNCHER = f"{shlex.quote(sys.executable)} -m torch.distributed.run"
 LESS = {
     "--epochs 15": "--epochs 1 --batch 128",
     "--epochs 20": "--epochs 1",
+    "--nets 20": "--nets 3 --pause 0",
     "--device local": f"--device {QUICK_DEVICE}",
     "local=1ms": "local=1s",
-    "--nets 20": "--nets 3 --pause 0",
     "--nets 60": "--nets 4",
     "--int8": "--int8 --drop 0.9",
     "torchrun": LAUNCHER,

@@ -34,7 +34,7 @@ def roomy(table):
 def test_readme(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     commands = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("hwnas ")]
-    steps = ["train", "profile", "validate", "search", "export", "list"]
+    steps = ["train", "profile", "validate", "search", "export", "report", "list"]
     assert [command.split()[1] for command in commands] == steps
     for command in commands:
         for full, quick in LESS.items():

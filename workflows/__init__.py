@@ -2,12 +2,13 @@
 
 from ..export.card import proof_lines
 from ..export.targets import parse_targets
+from ..search.store import STORE
 from ..supernet import TrainSettings
 from ..supernet.ranks import joined
-from .evaluating import STORE
 from .exporting import Shipping, export
 from .profiling import profile, validate
 from .ranking import RankReport, rank
+from .reporting import report
 from .runs import last_metrics, run_data
 from .searching import Searched, search
 from .training import finetune, train
@@ -26,6 +27,7 @@ __all__ = [
     "profile",
     "proof_lines",
     "rank",
+    "report",
     "run_data",
     "search",
     "train",

@@ -24,7 +24,6 @@ from ..supernet.ranks import ALONE, Ranks, dismiss, evaluate_all, serve
 from ..supernet.space import Arch
 from .training import supernet_settings, train_run
 
-STORE = "evaluations.sqlite"
 TRAINED_ALONE = "alone"  # the folder in a run for its networks that were trained alone
 
 

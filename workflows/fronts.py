@@ -14,8 +14,8 @@ from ..errors import InputError
 from ..files import digest, read_json, write_json
 from ..search import EvaluationStore, Problem, SearchResult
 from ..search.budget import Budget
+from ..search.found import FRONTS, FRONTS_VERSION
 
-FRONTS, VERSION = "fronts.json", 1
 PROBES = 64  # architectures whose costs tell one cost from another
 
 
@@ -42,7 +42,7 @@ def front_of(problem: Problem, name: str, key: str, evaluations: int) -> Front:
 def remember(run: Path, front: Front) -> None:
     """Add a front to those of the run."""
     fronts = [vars(front), *(vars(known) for known in known_fronts(run) if known != front)]
-    write_json(run / FRONTS, "fronts", VERSION, {"fronts": fronts})
+    write_json(run / FRONTS, "fronts", FRONTS_VERSION, {"fronts": fronts})
 
 
 def known_fronts(run: Path) -> list[Front]:
@@ -50,7 +50,7 @@ def known_fronts(run: Path) -> list[Front]:
     if not (run / FRONTS).is_file():
         return []
     try:
-        return [Front(**fields) for fields in read_json(run / FRONTS, "fronts", VERSION)["fronts"]]
+        return [Front(**fields) for fields in read_json(run / FRONTS, "fronts", FRONTS_VERSION)["fronts"]]
     except (KeyError, TypeError) as error:
         raise InputError(f"{run / FRONTS} is damaged ({error}): remove it, searches do without") from error
 

@@ -100,5 +100,5 @@ def validate(
     figures = {name: value for name, value in asdict(found).items() if name != "measurements"}
     replace(loaded, validation=figures).save(table)
     if out is not None:
-        write_json(out, "validation", VALIDATION_VERSION, asdict(found))
+        write_json(out, "validation", VALIDATION_VERSION, {"device": loaded.name, **asdict(found)})
     return found

@@ -16,8 +16,9 @@ from ..errors import InputError
 from ..files import check_target, write_bytes, write_json
 from ..latency import LatencyTable, spread
 from ..progress import Progress, silent
-from ..report import Ranked, ranking_chart, save_chart
+from ..report import ranking_chart, save_chart
 from ..search import EvaluationStore
+from ..search.store import STORE
 from ..supernet import Data, Run, SearchSpace, Supernet, TrainSettings, load_run, load_supernet
 from ..supernet.checkpoint import weights_fingerprint
 from ..supernet.cost import analytic_cost, flops
@@ -26,7 +27,7 @@ from ..supernet.metrics import METRICS
 from ..supernet.ranking import Ranking, ranking
 from ..supernet.ranks import ALONE, Ranks
 from ..supernet.space import Arch
-from .evaluating import STORE, Evaluator, train_alone
+from .evaluating import Evaluator, train_alone
 from .pricing import load_tables
 from .runs import run_data
 from .training import supernet_settings
@@ -225,6 +226,7 @@ def save(report: RankReport, known: Truth, out: Path) -> None:
         for arch, value in known.accuracy.items()
     ]
     write_bytes(out.with_suffix(".truth.csv"), pd.DataFrame(rows).to_csv(index=False).encode())
-    points = [Ranked(net["inherited"], net["accuracy"], net["cost"]) for net in report.networks]
-    save_chart(ranking_chart(points, report.supernet, report.cost, report.metric), out.with_suffix(".png"))
+    points = [(net["inherited"], net["accuracy"], net["cost"]) for net in report.networks]
+    chart = ranking_chart(points, report.supernet, report.cost, report.metric, width=420)
+    save_chart(chart, out.with_suffix(".png"))
     write_json(out, "ranking", VERSION, asdict(report))

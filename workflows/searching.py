@@ -19,6 +19,7 @@ from ..search import search as run_search
 from ..search.budget import parse_budget
 from ..search.found import Found
 from ..search.limits import parse_limits
+from ..search.store import STORE
 from ..search.surrogate import held_out_tau
 from ..supernet import SearchSpace, load_run, load_supernet
 from ..supernet.checkpoint import weights_fingerprint
@@ -26,7 +27,7 @@ from ..supernet.cost import COSTS
 from ..supernet.metrics import METRICS, check_metric
 from ..supernet.ranks import ALONE, Ranks
 from ..supernet.space import Arch
-from .evaluating import STORE, Evaluator, trained_settings
+from .evaluating import Evaluator, trained_settings
 from .fronts import answered, front_of, remember
 from .pricing import check_sums, load_tables, priced_by, warn_of
 from .runs import run_data
@@ -147,6 +148,7 @@ def search(
         reused=max(len(evaluated) - new, 0),
         seed=seed,
         measured=check.measured[best.arch] if check else {},
+        progress=tuple((number, better * e.accuracy) for number, e in results[-1].improvements()),
     )
     found.save(out)
     ranks.broadcast(Searched(found, results[-1]))

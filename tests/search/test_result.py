@@ -33,6 +33,12 @@ def test_front_of_the_opposite_cost() -> None:
     assert [e.arch for e in result([(1, 0.5), (2, 0.6), (3, 0.6)]).pareto("flops")] == [(2,)]
 
 
+def test_improvements_are_what_was_better_than_all_before() -> None:
+    found = result([(1, 0.5), (2, 0.4), (3, 0.6), (4, 0.6), (5, 0.7)])
+    assert [(number, e.accuracy) for number, e in found.improvements()] == [(1, 0.5), (3, 0.6), (5, 0.7)]
+    assert SearchResult(found.history, 0, 0.0, "front").improvements() == []  # in no order of a search
+
+
 def test_of_equals_the_first_stays() -> None:
     equal = result([(1, 0.5), (1, 0.5)])
     assert equal.best.arch == (0,)

@@ -166,6 +166,29 @@ def test_another_version_or_database_is_refused(path: Path, statement: str) -> N
         EvaluationStore(path)
 
 
+def test_who_only_reads_sees_everything_and_leaves_nothing(path: Path) -> None:
+    with EvaluationStore(path) as writing:
+        writing.add("a", (0, 1), 0.5, 1.0)
+        writing.add("b", (2,), math.nan, 1.0)
+        during = store.read_store(path)
+    after = [store.read_store(path), list(path.parent.iterdir())]
+    assert during["a"] == after[0]["a"] == {(0, 1): 0.5}  # type: ignore[index]
+    assert math.isnan(during["b"][2,])
+    assert after[1] == [path]
+
+
+def test_who_only_reads_is_told_what_is_no_store(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_bytes(b"no database, and longer than a header of one: " * 20)
+    with pytest.raises(InputError, match="not a readable evaluation store"):
+        store.read_store(path)
+    path.unlink()
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA user_version = 7")
+    with pytest.raises(MismatchError, match=r"store version 7, this hwnas reads 1"):
+        store.read_store(path)
+
+
 def test_what_another_search_evaluates_meanwhile_is_used(tmp_path: Path) -> None:
     with EvaluationStore(tmp_path / "a.sqlite") as mine, EvaluationStore(tmp_path / "a.sqlite") as other:
 

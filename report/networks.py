@@ -1,0 +1,257 @@
+"""The networks of a report: what a search found and what an export proved of it, side by side, and in words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..export.certificate import Certificate
+from ..latency import LatencyTable
+from ..search.found import Found
+from ..supernet.cost import COSTS
+from ..supernet.metrics import METRICS
+from ..supernet.space import Arch
+from .read import Inputs, predicts
+
+BASELINE = "random"  # the strategy that others are compared with
+CLOUD = 3000  # evaluated networks that a chart shows at most
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network with a name that no other in the report has; `found` or `proof` may be missing, never both."""
+
+    name: str
+    found: Found | None
+    proof: Certificate | None
+
+    @property
+    def arch(self) -> Arch:
+        """Its genes."""
+        return self.found.arch if self.found else self.proof.arch if self.proof else ()
+
+    @property
+    def space(self) -> str:
+        """What names its space."""
+        return self.found.space if self.found else self.proof.space if self.proof else ""
+
+    @property
+    def metric(self) -> str:
+        """What its accuracies are values of."""
+        return self.found.metric if self.found else self.proof.metric if self.proof else "accuracy"
+
+    @property
+    def limits(self) -> Mapping[str, float]:
+        """By cost: counts, bytes, or ms on a device."""
+        return self.found.limits if self.found else self.proof.limits if self.proof else {}
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether it was drawn at random, for others to be compared with."""
+        return self.found is not None and self.found.strategy == BASELINE
+
+    def times(self) -> Iterator[Times]:
+        """What is known of its latency on every device."""
+        measured = self.proof.latency if self.proof else {}
+        for name, (low, high) in (self.found.intervals if self.found else {}).items():
+            if name not in measured and self.found:
+                costs, seen = self.found.costs, self.found.measured.get(name)
+                yield Times(name, costs[name], low, high, seen, self.limits.get(name), "by the search")
+        for name, t in measured.items():
+            limit = self.limits.get(name, t.limit_ms)
+            yield Times(name, t.predicted_ms, t.low_ms, t.high_ms, t.measured_ms, limit, "on the exported file")
+
+
+@dataclass(frozen=True)
+class Times:
+    """One network on one device, in ms: promised with its 90 % interval, measured (None: not yet), the limit."""
+
+    device: str
+    promised: float
+    low: float
+    high: float
+    measured: float | None
+    limit: float | None
+    where: str
+
+    @property
+    def kept(self) -> bool | None:
+        """Whether the measurement keeps the limit; None where there is none of either."""
+        return None if self.measured is None or self.limit is None else self.measured <= self.limit
+
+
+def networks_of(inputs: Inputs) -> list[Network]:
+    """Every network of the inputs, the fastest first: what was found with its proof, and proofs of others."""
+    pairs: list[tuple[Path, Found | None, Certificate | None]] = []
+    for path, found in inputs.found.items():
+        own = [proof for proof in inputs.certificates.values() if _proves(proof, found)]
+        own.sort(key=lambda proof: not proof.latency)  # one with measurements first
+        pairs.append((path, found, own[0] if own else None))
+    for path, proof in inputs.certificates.items():
+        if not any(_proves(proof, found) for found in inputs.found.values()):
+            pairs.append((path, None, proof))
+    names = short([path for path, _, _ in pairs])
+    networks = [Network(name, found, proof) for name, (_, found, proof) in zip(names, pairs, strict=True)]
+    return sorted(networks, key=lambda n: min((t.promised for t in n.times()), default=0.0))
+
+
+def _proves(proof: Certificate, found: Found) -> bool:
+    return (proof.arch, proof.weights, proof.limits) == (found.arch, found.weights, found.limits)
+
+
+def short(paths: Sequence[Path]) -> list[str]:
+    """A name for each file or folder, as short as tells them apart."""
+
+    def name(path: Path, parts: int) -> str:
+        stem = path.name.removesuffix(".rejected").removesuffix(".json").removesuffix("-found")
+        kept = path.parts[:-1] if stem == "found" and len(path.parts) > 1 else (*path.parts[:-1], stem)
+        return "/".join(kept[-parts:])
+
+    names = [name(path, 1) for path in paths]
+    for parts in range(2, 9):
+        if len(set(names)) == len(names):
+            break
+        names = [name(path, parts) if names.count(old) > 1 else old for path, old in zip(paths, names, strict=True)]
+    return names
+
+
+@dataclass(frozen=True)
+class Point:
+    """An evaluated network: genes, what a table promises in ms, and its accuracy."""
+
+    arch: Arch
+    ms: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Field:
+    """Networks that can be compared: of one space, data and metric, on one device.
+
+    `points` are those `evaluated` there, at most CLOUD of them, `front` those that no other is better and faster than;
+    `among` names the networks that are of them, with the weights by which all were judged.
+    """
+
+    device: str
+    space: str
+    metric: str
+    networks: tuple[Network, ...]
+    among: frozenset[str]
+    evaluated: int
+    points: tuple[Point, ...]
+    front: tuple[Point, ...]
+
+    def times(self) -> list[tuple[Network, Times]]:
+        """Each network with its times here, the fastest first."""
+        both = [(network, t) for network in self.networks for t in network.times() if t.device == self.device]
+        return sorted(both, key=lambda pair: pair[1].promised)
+
+
+def fields_of(inputs: Inputs, networks: Iterable[Network]) -> list[Field]:
+    """The fields of all found networks, device by device."""
+    groups: dict[tuple[str, str, str, str], list[Network]] = {}
+    for network in networks:
+        for times in network.times():
+            data = network.found.data if network.found else ""
+            groups.setdefault((times.device, network.space, data, network.metric), []).append(network)
+    fields = []
+    for (device, space, _, metric), members in groups.items():
+        points = list(_points(inputs, members, device, space))
+        judged = {(point.arch, point.accuracy) for point in points}
+        among = frozenset(n.name for n in members if n.found and (n.arch, n.found.accuracy) in judged)
+        kept, shown = front(points, direction(metric)), thinned(points)
+        fields.append(Field(device, space, metric, tuple(members), among, len(points), shown, tuple(kept)))
+    return fields
+
+
+def _points(inputs: Inputs, members: Sequence[Network], device: str, space: str) -> Iterator[Point]:
+    """What is known of a field: stored evaluations priced by its table, and the fronts that searches wrote."""
+    archs = evaluated(inputs, members)
+    table = table_of(inputs, device, space)
+    if archs and table is not None and predicts(table):
+        ms = table.predict_many(list(archs))
+        for (arch, accuracy), time in zip(archs.items(), ms.tolist(), strict=True):
+            if math.isfinite(accuracy) and math.isfinite(time):
+                yield Point(arch, time, accuracy)
+    for found in (network.found for network in members if network.found):
+        for point in found.front:
+            if device in point["costs"] and point["arch"] not in archs:
+                yield Point(point["arch"], point["costs"][device], point["accuracy"])
+
+
+def evaluated(inputs: Inputs, members: Sequence[Network]) -> dict[Arch, float]:
+    """The stored evaluations among which the found networks are, with the very accuracies that were found."""
+    known: dict[Arch, float] = {}
+    for trained in inputs.runs.values():
+        for stored in trained.evaluations.values():
+            if any(n.found and stored.get(n.found.arch) == n.found.accuracy for n in members):
+                known |= stored
+    return known
+
+
+def table_of(inputs: Inputs, device: str, space: str) -> LatencyTable | None:
+    """The table of a device for a space, also of another statistic such as `pixel8.p95`."""
+    name, _, statistic = device.partition(".")
+    for table in inputs.tables.values():
+        if table.space.spec == space and table.timed and device == table.name:
+            return table
+        if table.space.spec == space and table.timed and name == table.name and statistic in table.felt:
+            return table.statistic(statistic)
+    return None
+
+
+def front(points: Iterable[Point], better: int) -> list[Point]:
+    """Of points those that no other is both faster and better than, the fastest first."""
+    kept: list[Point] = []
+    for point in sorted(points, key=lambda p: (p.ms, -better * p.accuracy)):
+        if not kept or better * point.accuracy > better * kept[-1].accuracy:
+            kept.append(point)
+    return kept
+
+
+def thinned(points: Sequence[Point]) -> tuple[Point, ...]:
+    """At most CLOUD of them, evenly."""
+    rows = np.linspace(0, len(points) - 1, min(CLOUD, len(points))).round().astype(int).tolist()
+    return tuple(points[row] for row in rows)
+
+
+def genes(arch: Arch) -> str:
+    """An architecture as files name it: 0-2-1."""
+    return "-".join(map(str, arch))
+
+
+def is_fraction(metric: str) -> bool:
+    """Whether a metric is read in %."""
+    return metric in METRICS and METRICS[metric].task == "classification"
+
+
+def direction(metric: str) -> int:
+    """1 where more of a metric is better, also of one that is not known, -1 where less is."""
+    return METRICS[metric].direction if metric in METRICS else 1
+
+
+def accuracy_words(value: float, metric: str) -> str:
+    """An accuracy as people read it: fractions in %, errors as numbers."""
+    return percent(value) if is_fraction(metric) else f"{value:.4g}"
+
+
+def percent(value: float, form: str = ".1f") -> str:
+    """A fraction in %."""
+    return f"{100 * value:{form}} %"
+
+
+def ms_words(value: float) -> str:
+    """A time in ms with three digits."""
+    return f"{value:#.3g}".rstrip(".") + " ms"
+
+
+def cost_words(name: str, value: float) -> str:
+    """A cost with its unit."""
+    if name not in COSTS:
+        return ms_words(value)
+    unit, size = next(((u, s) for u, s in (("G", 1e9), ("M", 1e6), ("K", 1e3)) if value >= s), ("", 1.0))
+    return f"{value / size:.3g}{unit}" + "B" * (name == "memory")

@@ -1,0 +1,198 @@
+"""The page answers in words, holds all that was read, loads nothing, and lets no name become markup."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import shlex
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hwnas.__main__ import run
+from hwnas.report import page, read_inputs
+from hwnas.report.html import Html, tag
+
+SECTIONS = {"front", "promises", "networks", "devices", "tables", "searches", "training", "ranking", "commands"}
+MOST_BYTES = 6_000_000
+
+
+class Page(HTMLParser):
+    """The tags with their attributes, and the text of every element."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.scripts: list[tuple[str | None, str]] = []
+        self.inside: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in {"meta"}:
+            self.inside.append(tag)
+        if tag == "script":
+            self.scripts.append((dict(attrs).get("type"), ""))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.inside.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.inside and self.inside[-1] == "script":
+            kind, before = self.scripts[-1]
+            self.scripts[-1] = kind, before + data
+        elif self.inside and self.inside[-1] != "style":
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.words)
+
+
+@pytest.fixture(scope="module")
+def whole(made: Any) -> str:
+    return page(read_inputs([made.folder]), "hwnas report results --out report.html")
+
+
+def parts(*paths: Path) -> Page:
+    return Page(page(read_inputs(paths), "hwnas report"))
+
+
+def sections(parsed: Page) -> set[str]:
+    return {str(given["id"]) for name, given in parsed.tags if name == "h2" and "id" in given}
+
+
+def test_the_first_screen_answers_in_words(whole: str, made: Any) -> None:
+    text = whole.partition("<section")[0]
+    for words in (
+        "81.0 % on 360 test images (95 % interval 77.0 % to 85.0 %)",
+        "keeps its limit",
+        "1.0 % off the promise, inside its interval",
+        f"The best of 20 random networks under the same limit has {100 * made.drawn.accuracy:.1f} %",
+        "was never validated",
+        "1 network: 1 measured, and within limits",
+        "n the front: of ",
+    ):
+        assert words in text, words
+
+
+def test_all_sections_are_there_and_linked(whole: str) -> None:
+    parsed = Page(whole)
+    assert sections(parsed) == SECTIONS
+    links = {str(given["href"]) for name, given in parsed.tags if name == "a"}
+    assert links == {"#results", *(f"#{name}" for name in SECTIONS)}
+    assert parsed.inside == []
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["table0.json"], {"tables"}),
+        (["run"], {"training", "searches"}),
+        (["ranking.json"], {"ranking"}),
+        (["matrix.json"], {"devices"}),
+        (["validation.json"], {"promises"}),
+        (["best.json"], {"promises"}),
+        (["best-found.json"], {"front", "promises", "networks", "searches"}),
+        (
+            ["best-found.json", "table0.json", "table1.json"],
+            {"front", "promises", "networks", "searches", "tables", "devices"},
+        ),
+    ],
+    ids=str,
+)
+def test_sections_without_data_are_absent(made: Any, names: list[str], expected: set[str]) -> None:
+    assert sections(parts(*(made.folder / name for name in names))) == expected | {"commands"}
+
+
+def test_a_network_that_was_not_exported_is_said_to_be_unproven(made: Any) -> None:
+    text = parts(made.folder / "best-found.json").text
+    assert "promised to keep its limit" in text
+    assert "not measured yet" in text
+    assert "No export has proven it yet" in text
+
+
+def test_a_broken_limit_is_said_loudly(changed: Callable[..., Path], made: Any) -> None:
+    latency = json.loads((made.folder / "best.json").read_text())["latency"]
+    latency["pixel8"]["measured_ms"] *= 2
+    text = parts(changed("best.json", latency=latency, within_limits=False)).text
+    assert "BREAKS its limit" in text
+    assert "OVER the limit" in text
+    assert "OUTSIDE its interval" in text
+
+
+def test_only_its_own_scripts_may_run_and_nothing_is_loaded(whole: str) -> None:
+    parsed = Page(whole)
+    assert len(whole.encode()) < MOST_BYTES
+    policy = next(str(given["content"]) for name, given in parsed.tags if name == "meta" and "http-equiv" in given)
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    assert "unsafe" not in policy
+    assert "http" not in policy
+    for kind, script in parsed.scripts:
+        if kind is None:
+            digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+            assert f"'sha256-{digest}'" in policy
+    for name, given in parsed.tags:
+        assert not {"src", "onclick", "onload", "style"} & given.keys()
+        assert name not in {"link", "img", "iframe"}
+
+
+def test_names_from_files_never_become_markup(hostile: Any) -> None:
+    text = page(read_inputs([hostile.folder]), "hwnas report")
+    parsed = Page(text)
+    assert hostile.table.name in parsed.text
+    assert {name for name, _ in parsed.tags} & {"img", "b"} == set()
+    assert not any("onerror" in given for _, given in parsed.tags)
+    for kind, script in parsed.scripts:
+        if kind == "application/json":
+            json.loads(script)
+            assert "<" not in script
+
+
+def test_text_is_escaped_unless_it_is_markup() -> None:
+    assert tag("p", '<a href="x">', Html("<b>1</b>"), title='"&', aria_label=None) == (
+        '<p title="&quot;&amp;">&lt;a href=&quot;x&quot;&gt;<b>1</b></p>'
+    )
+
+
+def test_every_chart_has_a_label_and_its_numbers_as_a_table(whole: str) -> None:
+    parsed = Page(whole)
+    charts = [given for name, given in parsed.tags if given.get("class") == "chart"]
+    assert len(charts) >= 10
+    assert all(given["role"] == "img" and given["aria-label"] for given in charts)
+    assert sum(name == "details" for name, _ in parsed.tags) >= len(charts)
+    pictures = [given for name, given in parsed.tags if name == "svg"]
+    assert all("mbconv" in str(given["aria-label"]) for given in pictures)
+
+
+def test_commands_have_options_that_exist(whole: str, capsys: pytest.CaptureFixture[str]) -> None:
+    parsed = Page(whole)
+    lines = [words for words in parsed.words if words.startswith("hwnas ")]
+    assert {shlex.split(line)[1] for line in lines} == {
+        "train",
+        "profile",
+        "validate",
+        "rank",
+        "search",
+        "export",
+        "report",
+    }
+    for line in lines:
+        command, *words = shlex.split(line)[1:]
+        assert run([command, "--help"]) == 0
+        help_ = capsys.readouterr().out
+        assert [word for word in words if word.startswith("--") and not re.search(rf"{word}\b", help_)] == []
+
+
+def test_networks_are_named_as_short_as_tells_them_apart(made: Any, tmp_path: Path) -> None:
+    for name in ("a/tuned/found.json", "b/tuned/found.json", "c/found.json"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes((made.folder / "best-found.json").read_bytes())
+    text = parts(tmp_path).text
+    assert all(name in text for name in ("a/tuned", "b/tuned", " c "))
