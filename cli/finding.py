@@ -95,9 +95,9 @@ def export(
         typer.Option(help="Other readers of the file: openvino, ncnn=/env/bin/python, ...; hwnas list targets."),
     ] = None,
 ) -> None:
-    """Write a found network as ONNX, with a certificate and a model card beside it.
+    """Write a found network as ONNX, with proof.
 
-    The certificate (.json) holds outputs compared, test accuracy and latency measured on the exported file. Where they
+    A certificate and a model card go beside it. The certificate (.json) holds outputs compared, test accuracy and latency measured on the exported file. Where they
     are not what was promised, all is written under names that end in .rejected, and the exit status is 1.
     """
     from .. import workflows

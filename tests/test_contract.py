@@ -73,7 +73,7 @@ def test_a_run_says_what_it_is_made_of(made: Path) -> None:
 def test_nothing_is_left_behind(made: Path) -> None:
     assert {path.name for path in made.iterdir()} == {
         "run", "local.json", "local.samples.csv.gz", "validation.json", "found.json", "report.html",
-        *(f"{name}.{suffix}" for name in ("net", "open", "four") for suffix in ("onnx", "json")),
+        *(f"{name}.{suffix}" for name in ("net", "open", "four") for suffix in ("onnx", "json", "md")),
     }  # fmt: skip
     assert {path.name for path in (made / "run").iterdir()} - {".lock"} == {
         "run.json", "checkpoint.pt", "metrics.jsonl", "evaluations.sqlite", "fronts.json",

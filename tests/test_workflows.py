@@ -161,7 +161,7 @@ def test_another_strategy_or_limit_shares_the_evaluations(run: Path, tmp_path: P
     whole = workflows.search(run, tmp_path / "a.json", strategy="random", budget=80).found
     assert whole.evaluations == len(stored(run)) == 80  # the whole space
     limited = workflows.search(run, tmp_path / "b.json", limits=["flops=50K"], budget=80).found
-    assert limited.reused == limited.evaluations < 80
+    assert 0 < limited.reused <= limited.evaluations < 80  # what was given up early may have to be seen to the end
     assert limited.accuracy <= whole.accuracy
 
 
