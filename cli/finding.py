@@ -97,8 +97,9 @@ def export(
 ) -> None:
     """Write a found network as ONNX, with proof.
 
-    A certificate and a model card go beside it. The certificate (.json) holds outputs compared, test accuracy and latency measured on the exported file. Where they
-    are not what was promised, all is written under names that end in .rejected, and the exit status is 1.
+    A certificate (.json) and a model card (.md) go beside it: outputs compared, test accuracy, and latency measured on
+    the exported file. Where they are not what was promised, all is written under names that end in .rejected, and the
+    exit status is 1.
     """
     from .. import workflows
 
