@@ -164,7 +164,7 @@ def racing(run: Path) -> str:
 
 def raced_by(shared: SharedPrefixes) -> Callable[[list[Racer]], Iterator[Right]]:
     """Evaluates candidates against their rivals."""
-    return lambda racers: (raced(shared.right(arch), rival) for arch, rival in racers)
+    return lambda racers: (raced(shared.right(arch), rival, known) for arch, known, rival in racers)
 
 
 def statistics_images(run: Path) -> str:

@@ -140,7 +140,7 @@ class _Ledger:
     def _evaluate(self, feasible: Sequence[Evaluation]) -> None:
         for evaluation in self.problem.evaluated(feasible):
             self.evaluated[evaluation.arch] = evaluation
-            if self.best is None or rank_key(evaluation) < rank_key(self.best):
+            if self.best is None or (not evaluation.estimated and rank_key(evaluation) < rank_key(self.best)):
                 self.best, self.best_at = evaluation, len(self.evaluated)
             left = self.left
             if self.progress:

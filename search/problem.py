@@ -21,6 +21,8 @@ Archs = Sequence[Arch] | NDArray[np.integer]
 class Estimate(float):
     """The accuracy of an architecture that was given up early: good enough to learn from, and not to be chosen by."""
 
+    __slots__ = ()
+
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:

@@ -22,7 +22,9 @@ LEVEL = 0.05  # the chance at most that a candidate is given up that is as good 
 GROUP = 8  # candidates that have the same rival, however many processes evaluate them
 
 Right = NDArray[np.bool_]  # of each image, in a random order that is always the same, whether a network is right
-Racer = tuple[Arch, Right | None]  # a candidate, and the rival that it races against
+Racer = tuple[Arch, Right, Right | None]  # a candidate, what is known of it already, the rival that it races against
+
+NOTHING: Right = np.zeros(0, dtype=np.bool_)
 
 
 def given_up(right: Right, rival: Right, level: float = LEVEL) -> int | None:
@@ -33,24 +35,25 @@ def given_up(right: Right, rival: Right, level: float = LEVEL) -> int | None:
     its way, with probability C(D, D/2 + c) / C(D, D/2) < exp(-2 c^2 / (D + 1)) (Feller 1968, chapter III). Who is
     better in the end falls behind less often. D is the upper end of what the images seen tell.
     """
-    differ = right != rival[: len(right)]
-    if not differ.any():
-        return None
-    seen = np.arange(1, len(right) + 1)
-    behind = np.cumsum(np.where(right, -1, 1) * differ)
-    steps = np.cumsum(differ)
+    seen = np.arange(BATCH, min(len(right) + 1, len(rival)), BATCH)  # ends of batches, but not of all
+    against = rival[: len(right)]
+    behind = np.cumsum(against.astype(int) - right)[seen - 1]
+    steps = np.cumsum(right != against)[seen - 1]
     allowance = 2 * (1 - seen / len(rival)) * (np.sqrt(steps) + 1)
     most = (steps + allowance) * len(rival) / seen
     lost = np.flatnonzero(behind >= np.sqrt((most + 1) * math.log(1 / level) / 2))
-    batches = -(-int(seen[lost[0]]) // BATCH) * BATCH if len(lost) else len(rival)
-    return batches if batches < len(rival) else None
+    return int(seen[lost[0]]) if len(lost) else None
 
 
-def raced(batches: Iterable[Right], rival: Right | None) -> Right:
-    """What a candidate says of the images, `BATCH` at a time, up to where it is given up."""
-    seen = np.zeros(0, dtype=np.bool_)
+def raced(batches: Iterable[Right], rival: Right | None, known: Right = NOTHING) -> Right:
+    """What a candidate says of the images, `BATCH` at a time, up to where it is given up.
+
+    Of the first images it is what is `known`, whatever it says now: another machine may round otherwise.
+    """
+    seen = known[:0]
     for batch in batches:
         seen = np.concatenate([seen, batch])
+        seen[: len(known)] = known[: len(seen)]
         if rival is not None and given_up(seen, rival) is not None:
             break
     return seen
@@ -87,13 +90,20 @@ class RacedAccuracy:
         self.store, self.key, self.images, self.evaluate = store, key, images, evaluate
         self.together, self.place = together, place
         self.leaders: dict[Arch, Right] = {}  # the `place` best, the best first
-        self.reused = self.evaluated = 0
+        self.reused = 0
+        self.new: set[Arch] = set()
+
+    @property
+    def evaluated(self) -> int:
+        """How many were evaluated, and not known before."""
+        return len(self.new)
 
     def __call__(self, batch: Iterable[Sequence[int]]) -> Iterator[float]:
         """Accuracies of a batch in its order, each stored before it is given out."""
         archs = [tuple(int(gene) for gene in arch) for arch in batch]
-        for start in range(0, len(archs), GROUP):
-            group, rival = archs[start : start + GROUP], self._rival()
+        size = GROUP if self.place else max(len(archs), 1)
+        for start in range(0, len(archs), size):
+            group, rival = archs[start : start + size], self._rival()
             for first in range(0, len(group), self.together):
                 yield from self._part(group[first : first + self.together], rival)
 
@@ -103,17 +113,26 @@ class RacedAccuracy:
     def _part(self, archs: list[Arch], rival: Right | None) -> list[float]:
         """What is told of candidates that race together: what is new is stored as soon as it arrives."""
         known = {arch: self.store.answers(self.key, arch) for arch in archs}
-        missing = [arch for arch, right in known.items() if outcome(right, rival, self.images) is None]
+        told = {arch: self._told(arch, right, rival) for arch, right in known.items()}
+        missing = [arch for arch, value in told.items() if value is None]
         self.reused += len(archs) - len(missing)
         start = time.perf_counter()
-        found = self.evaluate([(arch, rival) for arch in missing]) if missing else ()
+        found = self.evaluate([(arch, known[arch], rival) for arch in missing]) if missing else ()
         for right, arch in zip(found, missing, strict=True):
-            known[arch] = self.store.add_answers(self.key, arch, right, self.images, time.perf_counter() - start)
-            self.evaluated += 1
+            seen = self.store.add_answers(self.key, arch, right, self.images, time.perf_counter() - start)
+            value = outcome(seen, rival, self.images)  # None where another search stored other answers meanwhile
+            known[arch], told[arch] = (right, outcome(right, rival, self.images)) if value is None else (seen, value)
+            self.new.add(arch)
             start = time.perf_counter()
-        told = [outcome(known[arch], rival, self.images) for arch in archs]
-        self._lead({arch: known[arch] for arch, value in zip(archs, told, strict=True) if type(value) is float})
-        return [value for value in told if value is not None]
+        self._lead({arch: known[arch] for arch, value in told.items() if type(value) is float})
+        values = [told[arch] for arch in archs]
+        assert None not in values, "a candidate was left before it was given up"
+        return [value for value in values if value is not None]
+
+    def _told(self, arch: Arch, right: Right, rival: Right | None) -> float | None:
+        """What the store knows of a candidate; where no one is given up, an accuracy without answers will do."""
+        value = outcome(right, rival, self.images)
+        return self.store.get(self.key, arch) if value is None and self.place is None else value
 
     def _lead(self, finished: dict[Arch, Right]) -> None:
         """Take those that were seen to the end among the leaders, as far as they are."""

@@ -35,7 +35,7 @@ class SearchResult:
         """Every evaluation that was better than all before it, with its number; none where a front answered."""
         found: list[tuple[int, Evaluation]] = []
         for number, evaluation in enumerate(self.history if self.ended != "front" else (), 1):
-            if not found or rank_key(evaluation) < rank_key(found[-1][1]):
+            if not found or (not evaluation.estimated and rank_key(evaluation) < rank_key(found[-1][1])):
                 found.append((number, evaluation))
         return found
 

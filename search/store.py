@@ -219,7 +219,13 @@ class StoredAccuracy:
         self, store: EvaluationStore, key: str, evaluate: Callable[[list[Arch]], Iterable[float]], together: int = 1
     ) -> None:
         self.store, self.key, self.evaluate, self.together = store, key, evaluate, together
-        self.reused = self.evaluated = 0
+        self.reused = 0
+        self.new: set[Arch] = set()
+
+    @property
+    def evaluated(self) -> int:
+        """How many were evaluated, and not known before."""
+        return len(self.new)
 
     def __call__(self, batch: Iterable[Sequence[int]]) -> Iterator[float]:
         """Accuracies of a batch in its order, each stored before it is given out.
@@ -240,7 +246,7 @@ class StoredAccuracy:
         values = self.evaluate(missing) if missing else ()
         for accuracy, arch in zip(one_each(values, len(missing)), missing, strict=True):
             found[arch] = self.store.add(self.key, arch, accuracy, time.perf_counter() - start)
-            self.evaluated += 1
+            self.new.add(arch)
             start = time.perf_counter()
         return [found[arch] for arch in archs]
 

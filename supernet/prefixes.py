@@ -78,9 +78,9 @@ class SharedPrefixes:
             yield from self._through(self._calibrated(arch, graph))
             return
         subnet = calibrated_subnet(self.supernet, arch, self.images)
-        for batch in self._batches():
+        for number in range(-(-len(self.val) // BATCH)):
             with torch.no_grad():
-                found = subnet(batch)
+                found = subnet(self._batch(number))
             yield found
 
     def size(self, step: Step) -> int:
@@ -107,9 +107,9 @@ class SharedPrefixes:
     def _through(self, steps: Sequence[Step]) -> Iterator[torch.Tensor]:
         """Validation images through the layers, from the last one on that has read them already."""
         kept = len(self.steps)
-        for number, images in enumerate(self._batches()):
+        for number in range(-(-len(self.val) // BATCH)):
             known = sum(len(step.read) > number for step in steps)  # no layer has read more than those before it
-            found = steps[known - 1].read[number] if known else images
+            found = steps[known - 1].read[number] if known else self._batch(number)
             for index in range(known, len(steps)):
                 with torch.no_grad():
                     found = steps[index].module(found.clone())  # some layers work in place
@@ -117,10 +117,10 @@ class SharedPrefixes:
                     steps[index].read.append(found)
             yield found
 
-    def _batches(self) -> Iterator[torch.Tensor]:
-        """The validation images as a network takes them."""
-        for start in range(0, len(self.val), BATCH):
-            yield self.data.normalise(self.val.images[start : start + BATCH].to(device_of(self.supernet)))
+    def _batch(self, number: int) -> torch.Tensor:
+        """Some validation images as a network takes them."""
+        images = self.val.images[number * BATCH : (number + 1) * BATCH]
+        return self.data.normalise(images.to(device_of(self.supernet)))
 
     @staticmethod
     def _same(pair: tuple[Step, tuple[str, Node]]) -> bool:

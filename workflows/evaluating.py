@@ -90,8 +90,8 @@ class Evaluator:
         return self.trained is None and METRICS[self.data.metric].right is not None
 
     def _raced(self, racer: Racer) -> Right:
-        arch, rival = racer
-        return raced(self._inherited.right(arch), rival)
+        arch, known, rival = racer
+        return raced(self._inherited.right(arch), rival, known)
 
     def _one(self, arch: Arch) -> float:
         if self.trained is None:

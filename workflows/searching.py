@@ -102,14 +102,15 @@ def search(
     better, check = METRICS[data.metric].direction, verification(loaded, wanted, device, verify, progress)
     beside = out.with_name(f"{out.stem}.{check.table.name}.json") if check else out
     check_target(beside, "table" if check else "found")
-    heard, results, new = _search_progress(progress, data.metric, better), list[SearchResult](), 0
+    heard, results, new = _search_progress(progress, data.metric, better), list[SearchResult](), set[Arch]()
     with EvaluationStore(run / STORE) as store, evaluator.helped():
         for number in range(1, (ROUNDS if check else 1) + 1):
             accuracy = evaluator.stored(store, None if pareto else (verify or 1) * number)
             problem = Problem(space, directed(accuracy, better), pricing.costs, pricing.limits)
-            known = None if pareto or check or strategy else answered(run, problem, accuracy.key, store, spend)
+            full = replace(problem, accuracy=directed(evaluator.stored(store), better))
+            known = None if pareto or check or strategy else answered(run, full, accuracy.key, store, spend)
             results.append(known or run_search(problem, chosen, spend, seed, heard))
-            new += accuracy.evaluated
+            new |= accuracy.new
             best = check.round(results[-1], note) if check else results[-1].best
             if check:
                 check.recalibrated().save(beside)
@@ -145,7 +146,7 @@ def search(
         weights=weights if alone is None else weights_fingerprint(network),
         tables=dict(_table_record(paths[name], table) for name, table in loaded.items()),
         strategy="front" if results[-1].ended == "front" else chosen,
-        reused=max(len(evaluated) - new, 0),
+        reused=len(evaluated - new),
         seed=seed,
         measured=check.measured[best.arch] if check else {},
         progress=tuple((number, better * e.accuracy) for number, e in results[-1].improvements()),

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from hwnas.search import STRATEGIES, EvaluationStore, Problem, RacedAccuracy, SearchResult, search
+from hwnas.search import Evaluation as Evaluation_
+from hwnas.search.problem import Estimate
 from hwnas.search.racing import GROUP, LEVEL, Racer, Right, given_up, outcome, raced
 from hwnas.supernet import ChoiceSpace
 from hwnas.supernet.evaluation import BATCH
@@ -43,8 +45,8 @@ class Evaluation:
         self.seen: list[tuple[Arch, int]] = []
 
     def __call__(self, racers: list[Racer]) -> Iterable[Right]:
-        for arch, rival in racers:
-            right = raced(batches(answers(arch)), rival)
+        for arch, known, rival in racers:
+            right = raced(batches(answers(arch)), rival, known)
             self.seen.append((arch, len(right)))
             yield right
 
@@ -74,7 +76,7 @@ def test_of_networks_as_good_as_their_rival_at_most_the_level_is_given_up(wins: 
         order = rng.permutation(1000)
         lost += given_up(right[order], rival[order], level) is not None
     assert lost / rounds <= level + 0.015
-    assert wins < 40 or lost / rounds > level / 10  # it does give up
+    assert wins < 40 or lost / rounds > level / 20  # it does give up
 
 
 def test_the_bound_of_a_race_is_above_the_reflection_principle() -> None:
@@ -109,6 +111,76 @@ def test_an_estimate_is_below_its_rival_and_asks_for_no_more_images() -> None:
     assert outcome(bad, good, IMAGES) == value  # knowing more changes nothing
     assert outcome(bad, None, IMAGES) == bad.mean()
     assert outcome(bad[:BATCH], None, IMAGES) is None
+
+
+def test_an_estimate_is_below_its_rival_wherever_the_race_ended() -> None:
+    """Once, a race could end within a batch by whose end the candidate had caught up: estimated above its rival."""
+    rng, told = np.random.default_rng(0), 0
+    for _ in range(3000):
+        right, rival = rng.random(256) < 0.5, rng.random(256) < 0.5
+        value = outcome(right, rival, 256)
+        if isinstance(value, Estimate):
+            told += 1
+            assert value < rival.mean()
+    assert told > 100
+    caught_up = np.repeat([False, True], [64, 192])
+    assert given_up(caught_up, ~caught_up) is None
+
+
+def test_answers_of_another_machine_stay_and_are_added_to(tmp_path: Path) -> None:
+    """Once, a candidate whose stored answers differed a little was left out, and the next got its accuracy."""
+    best, worse, other = (2,) * 5, (0, 0, 0, 0, 1), (1,) * 5
+    with EvaluationStore(tmp_path / "a.sqlite") as store:
+        accuracy = RacedAccuracy(store, "key", IMAGES, Evaluation())
+        list(accuracy([best]))
+        rounded = answers(best)[:BATCH].copy()
+        rounded[:3] = ~rounded[:3]
+        store.add_answers("key", worse, rounded, IMAGES, 1.0)
+        first, second = accuracy([worse, other])
+        seen = store.answers("key", worse)
+    assert np.array_equal(seen[:BATCH], rounded)
+    assert np.array_equal(seen[BATCH:], answers(worse)[BATCH : len(seen)])
+    assert first == outcome(seen, answers(best), IMAGES)
+    assert second == outcome(answers(other), answers(best), IMAGES)
+
+
+def test_answers_that_change_under_a_race_leave_every_value_where_it_belongs(tmp_path: Path) -> None:
+    """Another search on another machine may store its answers while this one evaluates."""
+    best, worse, other = (2,) * 5, (0, 0, 0, 0, 1), (1,) * 5
+    with EvaluationStore(tmp_path / "a.sqlite") as store:
+
+        def evaluate(racers: list[Racer]) -> Iterator[Right]:
+            for arch, known, rival in racers:
+                if arch == worse:
+                    store.add_answers("key", worse, answers(best)[: 4 * BATCH], IMAGES, 1.0)
+                yield raced(batches(answers(arch)), rival, known)
+
+        accuracy = RacedAccuracy(store, "key", IMAGES, evaluate)
+        list(accuracy([best]))
+        first, second = accuracy([worse, other])
+    assert first == outcome(answers(worse), answers(best), IMAGES)
+    assert second == outcome(answers(other), answers(best), IMAGES)
+
+
+def test_accuracies_without_answers_will_do_where_none_is_given_up(tmp_path: Path) -> None:
+    """Stores of before answers were kept, and a front that answers a limit."""
+    evaluate, archs = Evaluation(), [(0,) * 5, (1,) * 5]
+    with EvaluationStore(tmp_path / "a.sqlite") as store:
+        store.add("key", archs[0], 0.5, 1.0)
+        accuracy = RacedAccuracy(store, "key", IMAGES, evaluate, place=None)
+        assert list(accuracy(archs)) == [0.5, answers(archs[1]).mean()]
+    assert evaluate.seen == [(archs[1], IMAGES)]
+    assert (accuracy.reused, accuracy.evaluated) == (1, 1)
+
+
+def test_only_what_was_seen_to_the_end_is_an_improvement() -> None:
+    history = [
+        Evaluation_((number,), accuracy, {}, estimated=estimated)
+        for number, (accuracy, estimated) in enumerate([(0.5, False), (0.9, True), (0.6, False)])
+    ]
+    result = SearchResult(tuple(history), 3, 0.0, "budget")
+    assert [number for number, _ in result.improvements()] == [1, 3]
+    assert result.best.accuracy == 0.6
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -217,8 +289,8 @@ def test_candidates_of_a_group_have_the_same_rival(tmp_path: Path) -> None:
     rivals: list[Right | None] = []
 
     def evaluate(racers: list[Racer]) -> list[Right]:
-        rivals.extend(rival for _, rival in racers)
-        return [answers(arch) for arch, _ in racers]
+        rivals.extend(rival for _, _, rival in racers)
+        return [answers(arch) for arch, _, _ in racers]
 
     rng = random.Random(0)
     archs = list({SPACE.sample(rng) for _ in range(40)})[: 2 * GROUP]
