@@ -79,7 +79,7 @@ def held_out_tau(evaluations: Sequence[Evaluation]) -> float | None:
     """
     known = [evaluation for evaluation in evaluations if evaluation.accuracy == evaluation.accuracy]
     full = np.array([not evaluation.estimated for evaluation in known], dtype=bool)
-    if full.sum() < LEAST:
+    if len(known) < LEAST or full.sum() < LEAST // 2:
         return None
     expected = np.zeros(len(known))
     for fold in range(FOLDS):
