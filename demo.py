@@ -61,7 +61,8 @@ def run_demo(out: Path, seed: int, console: Console, bar: Bar) -> None:
             found = _search(out, name, limit, "evolution", BUDGET, seed, progress)
         with bar("exporting") as progress:
             proof = workflows.export(_found(out, name), out / f"{name}.onnx", "local", progress=progress)
-        console.print(f"searched and exported under {limit}: {out / name}.onnx")
+        kept = f".rejected ({'; '.join(proof.rejected)})" if proof.rejected else ""
+        console.print(f"searched and exported under {limit}: {out / name}.onnx{kept}")
         rows.append(Row(name, found, proof))
     chosen = next(row for row in rows if row.name == CHOSEN)
     with bar("random") as progress:
@@ -97,8 +98,10 @@ def _show(
     seconds: float,
 ) -> None:
     """Print the result, and write it as a report, a picture and a Markdown table."""
-    workflows.report([out], out / "report.html")
-    inputs = read_inputs([out])
+    proofs = [out / f"{row.name}.json{'.rejected' * bool(row.proof.rejected)}" for row in rows]
+    made = [out / "run", out / "local.json", *(_found(out, name) for name in (*SHARES, "random")), *proofs]
+    workflows.report(made, out / "report.html")
+    inputs = read_inputs(made)
     (field,) = fields_of(inputs, networks_of(inputs))  # one device
     save_chart(search_chart(field), out / "demo.png")
     header, lines = _table(rows)

@@ -88,7 +88,7 @@ def export(
     symmetric: Annotated[
         bool, typer.Option("--symmetric", help="With --int8: ranges around 0, as for TensorRT.")
     ] = False,
-    drop: Annotated[float, typer.Option(help="What --int8 may lose of the metric, at most.")] = 0.005,
+    drop: Annotated[float | None, typer.Option(help="What --int8 may lose of the metric, at most (0.005).")] = None,
     mobile: Annotated[bool, typer.Option("--mobile", help="Write ONNX Runtime's format for phones, too.")] = False,
     targets: Annotated[
         str | None,
@@ -105,13 +105,14 @@ def export(
 
     if batch != "dynamic" and not (batch.isdecimal() and int(batch) > 0):
         raise InputError(f"--batch {batch} is neither a positive number nor dynamic")
-    if symmetric and not int8:
-        raise InputError("--symmetric is a way to quantize: give it with --int8")
-    if not 0 <= drop < 1:
+    if (symmetric or drop is not None) and not int8:
+        raise InputError("--symmetric and --drop are for quantized networks: give them with --int8")
+    lost = workflows.Shipping.drop if drop is None else drop
+    if not 0 <= lost < 1:
         raise InputError(f"--drop {drop} is no fraction of the metric: 0.005 is half a point")
     readers = () if targets is None else workflows.parse_targets(targets)
     size = None if batch == "dynamic" else int(batch)
-    shipping = workflows.Shipping(size, opset, pixels, int8, symmetric, drop, mobile, readers)
+    shipping = workflows.Shipping(size, opset, pixels, int8, symmetric, lost, mobile, readers)
     with bar("exporting") as progress:
         proof = workflows.export(found, out, device, shipping, progress)
     for line in workflows.proof_lines(proof, out):

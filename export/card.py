@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ..supernet.metrics import METRICS
@@ -28,7 +28,7 @@ def model_card(
 ) -> str:
     """The card of the file `name`, an image (B, C, S, S) of `shape`, the network's `layers` in words."""
     sections = [
-        f"{CARD}\n\n# {name}\n\nA network for {_plain(data)}, found by hwnas and exported with proof.",
+        f"{CARD}\n\n# {_plain(name)}\n\nA network for {_plain(data)}, found by hwnas and exported with proof.",
         "\n".join(_verdict(proof)),
         "## Use\n\n" + "\n".join(_use(proof, name, shape, classes, mean, std)),
         "## What was measured\n\n" + "\n".join(_measured(proof)),
@@ -42,7 +42,8 @@ def _verdict(proof: Certificate) -> Iterator[str]:
         yield "**Rejected, not fit for use:**\n"
         yield from (f"- {_plain(reason)}" for reason in proof.rejected)
     else:
-        within = "every limit is kept" if proof.within_limits else "not every limit was measured"
+        kept = "every limit is kept" if proof.limits else "it was given no limit"
+        within = kept if proof.within_limits else "not every limit was measured"
         if proof.precision == "fp32":
             yield f"Its outputs and its {proof.metric} are those of the network that was trained; {within}."
         else:
@@ -99,7 +100,8 @@ def _measured(proof: Certificate) -> Iterator[str]:
         limit = "" if times.limit_ms is None else f", limit {times.limit_ms:.4g}"
         faster = "" if times.speed_up is None else f", {times.speed_up:.2f} times as fast as in fp32"
         promise = f"promised {times.predicted_ms:.4g} ({times.low_ms:.4g} to {times.high_ms:.4g}){limit}"
-        yield f"| latency on {device}, ms | {times.measured_ms:.4g}; {promise}{faster} |"
+        form = f" ({times.timed_as})" if times.timed_as else ""
+        yield f"| latency on {device}{form}, ms | {times.measured_ms:.4g}; {promise}{faster} |"
     for name, value in proof.costs.items():
         if name not in proof.latency:
             limit = f", limit {proof.limits[name]:,.0f}" if name in proof.limits else ""
@@ -110,15 +112,25 @@ def _measured(proof: Certificate) -> Iterator[str]:
     yield f"| file | {proof.size_bytes / 1e6:.3f} MB{smaller}, {proof.precision}, ONNX opset {proof.opset} |"
     if (weight := proof.footprint) is not None:
         memory = "" if weight.peak_bytes is None else f", {weight.peak_bytes / 2**20:.1f} MiB beyond the runtime's own"
-        yield f"| to load it, once | {weight.load_ms:.0f} ms, {weight.first_ms:.1f} ms for the first image{memory} |"
-    yield f"| by | {_plain(', '.join(f'{k} {v}' for k, v in proof.runtime_options.items()))} |"
+        images = f" ({proof.batch} images)" if proof.batch and proof.batch > 1 else ""
+        first = f"{weight.first_ms:.1f} ms for the first run{images}{memory}"
+        yield f"| to load it, once | {weight.load_ms:.0f} ms, {first} |"
+    if (mobile := proof.mobile) is not None:
+        yield f"| for phones (.ort) | {mobile.size_bytes / 1e6:.3f} MB, outputs differ by {mobile.max_abs_diff:.1e} |"
+    yield f"| outputs and accuracy by | {_words(proof.runtime_options)} |"
+    for device, options in proof.devices.items():
+        yield f"| latency by {device} | {_words(options)} |"
     yield from (f"\n{_plain(note)}" for note in proof.notes)
 
 
 def _made_of(proof: Certificate, layers: Sequence[str]) -> Iterator[str]:
-    yield f"Space `{_plain(proof.space)}`, architecture `{list(proof.arch)}`:\n"
+    yield f"Space {_plain(proof.space)}, architecture {_plain(str(list(proof.arch)))}:\n"
     yield from (f"1. {_plain(layer)}" for layer in layers)
     yield f"\nSHA-256 of the file: `{proof.sha256}`"
+
+
+def _words(options: Mapping[str, str]) -> str:
+    return _plain(", ".join(f"{name} {value}" for name, value in options.items()))
 
 
 def _shape(shape: Sequence[int | str]) -> str:
@@ -153,6 +165,8 @@ def proof_lines(proof: Certificate, out: Path) -> Iterator[str]:
         yield (
             f"  {name}: measured {times.measured_ms:.4g} ms, promised {times.predicted_ms:.4g} "
             f"[{times.low_ms:.4g}, {times.high_ms:.4g}] (raw {times.raw_ms:.4g}){faster}"
+            + f"; timed {times.timed_as}"
+            * bool(times.timed_as)
         )
     if (weight := proof.footprint) is not None:
         memory = "" if weight.peak_bytes is None else f", {weight.peak_bytes / 2**20:.1f} MiB of memory"

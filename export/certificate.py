@@ -42,7 +42,8 @@ class Latency:
     `measured_ms` is in the table's milliseconds: relative to the reference measured beside it, less what the table's
     own networks, measured beside it, too, say has `changed` (a fraction) since the table was made. `raw_ms` is without
     that (processor time with one thread). A limit of None was not asked for. `speed_up` is by what factor an int8
-    network is faster there than the same in fp32, measured beside it.
+    network is faster there than the same in fp32, measured beside it. `timed_as` says what was timed where that is not
+    the file itself; in another precision than the file's (`of_file` False) it tells nothing of the file's limits.
     """
 
     predicted_ms: float
@@ -53,6 +54,8 @@ class Latency:
     limit_ms: float | None
     changed: float = 0.0
     speed_up: float | None = None
+    timed_as: str = ""
+    of_file: bool = True
 
 
 @dataclass(frozen=True)
@@ -73,13 +76,23 @@ INT8 = Tolerance(outputs=0.25, metric=0.005, drop=True)
 
 
 @dataclass(frozen=True)
+class MobileCheck:
+    """The same network in ONNX Runtime's mobile format: the largest difference of its outputs from the file's."""
+
+    max_abs_diff: float
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Certificate:
     """What was checked on an exported network.
 
     The accuracies are values of `metric`, by default the fraction right. `sha256` is that of the ONNX file.
-    `within_limits` is None where a limit could not be measured; `targets` are other readers of the file.
-    `max_output` is the largest output that was compared; `rejected` says what went beyond the `tolerance` or a limit:
-    nothing, and the network is what was promised.
+    `within_limits` is None where a limit could not be measured; `targets` are other readers of the file, `mobile` what
+    became of it in ONNX Runtime's format for phones. `runtime_options` are those of outputs and accuracy, `devices`
+    what the devices that timed it say of themselves. `max_output` is the largest output that was compared; `rejected`
+    says what went beyond the `tolerance` or a limit: nothing, and the network is what was promised.
     """
 
     arch: Arch
@@ -108,6 +121,9 @@ class Certificate:
     footprint: Footprint | None = None
     size_fp32_bytes: int | None = None
     targets: tuple[TargetCheck, ...] = ()
+    mobile: MobileCheck | None = None
+    batch: int | None = 1
+    devices: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         """Write the certificate as JSON, atomically."""
@@ -174,7 +190,7 @@ def certify(
     labels, predicted = data.test.labels.numpy(), onnx_answers(data_bytes, data, data.test, read)
     images = data.test.images[:COMPARED]
     found = compare_outputs(supernet, arch, subnet, data_bytes, data.normalise(images), as_array(read(images)))
-    values = {**costs, **{name: found.measured_ms for name, found in latency.items()}}
+    values = {**costs, **{name: times.measured_ms for name, times in latency.items() if times.of_file}}
     unknown = [name for name in limits if name not in values]
     kept = all(values[name] <= limit for name, limit in limits.items() if name in values)
     certificate = Certificate(
@@ -194,13 +210,21 @@ def certify(
         runtime_options={"runtime": f"onnxruntime {ort.__version__}", "threads": "1", "optimization": "all"},
         weights=weights,
         sha256=hashlib.sha256(data_bytes).hexdigest(),
-        notes=(*notes, *(f"{name} was not measured: export with --device {name}" for name in unknown)),
+        notes=(*notes, *advice(unknown, notes)),
         metric=data.metric,
         max_output=found.largest,
         tolerance=tolerance,
         footprint=weigh(data_bytes),
     )
     return replace(certificate, rejected=tuple(objections(certificate)))
+
+
+def advice(unknown: Sequence[str], notes: Sequence[str]) -> Iterator[str]:
+    """What to do about limits that were not measured, where no note says already why."""
+    for name in unknown:
+        device = name.partition(".")[0]
+        if not any(note.startswith(f"{device}: ") for note in notes):
+            yield f"{name} was not measured: export with --device {device}"
 
 
 def objections(proof: Certificate) -> Iterator[str]:
@@ -216,6 +240,8 @@ def objections(proof: Certificate) -> Iterator[str]:
         both = f"{proof.accuracy_onnx:.4f}, {proof.accuracy_torch:.4f} in torch"
         yield f"{proof.metric} is {both}: more than {allowed:.2g} off"
     yield from (f"target {check}" for check in proof.targets if check.failed)
+    if proof.mobile is not None and proof.mobile.max_abs_diff > most:
+        yield f"outputs of the mobile format differ by {proof.mobile.max_abs_diff:.2g}, more than {most:.2g}"
     for name, limit in proof.limits.items():
         if proof.costs.get(name, -math.inf) > limit:
             yield f"{name} is {proof.costs[name]:.4g}, over its limit of {limit:.4g}"

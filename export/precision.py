@@ -38,9 +38,13 @@ def _random_runs(model: onnx.ModelProto, seed: int = 0) -> Iterator[Feeds]:
 
 
 def _runs_on(model: onnx.ModelProto, images: NDArray[np.float32]) -> Iterator[Feeds]:
-    """Images (N, C, S, S) in batches of the size that the model reads; a last, smaller one is left out."""
+    """Images (N, C, S, S) in batches of the size that the model reads; a last, smaller one is left out.
+
+    Of fewer images than a batch takes, some are there twice.
+    """
     (entry,) = model.graph.input
     batch = entry.type.tensor_type.shape.dim[0].dim_value or len(images)
+    images = images if len(images) >= batch else np.resize(images, (batch, *images.shape[1:]))
     for start in range(0, len(images) - batch + 1, batch):
         yield {entry.name: images[start : start + batch]}
 

@@ -10,12 +10,17 @@ from onnx.helper import find_min_ir_version_for
 from onnx.version_converter import convert_version
 from torch import nn
 
-from ..errors import FaultError, InputError
+from ..errors import InputError
 from .onnx_model import OPSET
 
 OLDEST_OPSET = 13  # the first with the scales per channel of int8; ONNX Runtime 1.6, of 2020, reads it
 UNCHANGED_SINCE = 14  # the converter can't go below: it knows no way back for the new number types of 14
-LATER = {"ReduceMean": ("noop_with_empty_axes", 18), "Reshape": ("allowzero", 14)}  # attributes, and since when
+NEWEST_OPSET = onnx.defs.onnx_opset_version()
+LATER = {
+    "ReduceMean": ("noop_with_empty_axes", 18),
+    "Reshape": ("allowzero", 14),
+    "Shape": ("start", 15),
+}  # attributes, and since when
 
 
 class OfPixels(nn.Module):
@@ -39,8 +44,8 @@ def at_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
 
     InputError with the reason where an operator of it did not exist yet.
     """
-    if opset < OLDEST_OPSET:
-        raise InputError(f"opset {opset} is below {OLDEST_OPSET}, the oldest that can be written: ask for that or more")
+    if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
+        raise InputError(f"opset {opset} can't be written: the oldest is {OLDEST_OPSET}, the newest {NEWEST_OPSET}")
     if opset == model.opset_import[0].version:
         lowered = onnx.ModelProto()
         lowered.CopyFrom(model)
@@ -58,7 +63,10 @@ def _converted(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     try:
         lowered = convert_version(_without_later_attributes(model, opset), max(opset, UNCHANGED_SINCE))
     except (RuntimeError, onnx.shape_inference.InferenceError) as error:
-        raise FaultError(f"onnx could not write opset {opset} ({_first_line(error)}): ask for {OPSET}") from error
+        reason = _first_line(error)
+        raise InputError(
+            f"opset {opset} can't hold this network ({reason}): ask for {OPSET}, or a fixed batch"
+        ) from error
     for entry in lowered.opset_import:
         if not entry.domain:
             entry.version = opset

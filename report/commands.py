@@ -118,6 +118,16 @@ def searched(path: Path, found: Found) -> str:
 def exported(path: Path, proof: Certificate, source: Path | None) -> str:
     """`hwnas export`."""
     devices = [name for name in proof.latency if "." not in name]
-    words = [near(source) if source else "FOUND.json", "--out", near(path.with_suffix(".onnx"))]
+    plain = path.with_name(path.name.removesuffix(".rejected"))
+    words = [near(source) if source else "FOUND.json", "--out", near(plain.with_suffix(".onnx"))]
     words += [word for name in devices[:1] for word in ("--device", name)]
-    return line("hwnas", "export", *words, *options({"opset": proof.opset if proof.opset != 18 else None}))
+    given = {
+        "batch": None if proof.batch == 1 else proof.batch or "dynamic",
+        "opset": proof.opset if proof.opset != 18 else None,
+        "pixels": proof.input == "pixels",
+        "int8": proof.precision.startswith("int8"),
+        "symmetric": proof.precision == "int8-symmetric",
+        "mobile": proof.mobile is not None,
+        "targets": ",".join(check.name for check in proof.targets),
+    }
+    return line("hwnas", "export", *words, *options(given))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..export.certificate import Certificate
+from ..export.certificate import Certificate, Latency
 from ..latency import LatencyTable
 from ..search.found import Found
 from ..supernet.cost import COSTS
@@ -62,8 +62,13 @@ class Network:
                 costs, seen = self.found.costs, self.found.measured.get(name)
                 yield Times(name, costs[name], low, high, seen, self.limits.get(name), "by the search")
         for name, t in measured.items():
-            limit = self.limits.get(name, t.limit_ms)
-            yield Times(name, t.predicted_ms, t.low_ms, t.high_ms, t.measured_ms, limit, "on the exported file")
+            limit = self.limits.get(name, t.limit_ms) if t.of_file else None
+            yield Times(name, t.predicted_ms, t.low_ms, t.high_ms, t.measured_ms, limit, where(t))
+
+
+def where(t: Latency) -> str:
+    """On what a latency was measured."""
+    return f"on the network {t.timed_as}" if t.timed_as else "on the exported file"
 
 
 @dataclass(frozen=True)
@@ -88,9 +93,11 @@ def networks_of(inputs: Inputs) -> list[Network]:
     """Every network of the inputs, the fastest first: what was found with its proof, and proofs of others."""
     pairs: list[tuple[Path, Found | None, Certificate | None]] = []
     for path, found in inputs.found.items():
-        own = [proof for proof in inputs.certificates.values() if _proves(proof, found)]
-        own.sort(key=lambda proof: not proof.latency)  # one with measurements first
-        pairs.append((path, found, own[0] if own else None))
+        own = [(file, proof) for file, proof in inputs.certificates.items() if _proves(proof, found)]
+        if len(own) > 1:  # exported more than once: in int8, for a phone
+            pairs += [(file, found, proof) for file, proof in own]
+        else:
+            pairs.append((path, found, own[0][1] if own else None))
     for path, proof in inputs.certificates.items():
         if not any(_proves(proof, found) for found in inputs.found.values()):
             pairs.append((path, None, proof))
@@ -246,7 +253,7 @@ def percent(value: float, form: str = ".1f") -> str:
 
 def ms_words(value: float) -> str:
     """A time in ms with three digits."""
-    return f"{value:#.3g}".rstrip(".") + " ms"
+    return (f"{value:#.3g}".rstrip(".") if value < 999.5 else f"{value:.0f}") + " ms"
 
 
 def cost_words(name: str, value: float) -> str:

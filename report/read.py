@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..export.certificate import VERSION as CERTIFICATE_VERSION
-from ..export.certificate import Certificate, Latency
+from ..export.certificate import Certificate, Latency, MobileCheck
 from ..export.targets import TargetCheck
 from ..files import read_json
 from ..latency import LatencyTable
@@ -32,7 +32,7 @@ READABLE = (
 )
 FOREIGN = "none of these"
 SHOWN = (".json", ".json.rejected")  # how the files end that are looked into
-UNREAD = ("tolerance", "footprint")  # of a certificate
+UNREAD = ("tolerance", "footprint", "devices")  # of a certificate
 
 
 @dataclass(frozen=True)
@@ -202,9 +202,13 @@ def _certificate(file: Path) -> Certificate:
     known = {
         field.name: data[field.name] for field in fields(Certificate) if field.name in data and field.name not in UNREAD
     }
-    names = {field.name for field in fields(Latency)}
+    names = {field.name for field in fields(Latency)} - {"timed_as", "of_file"}
     latency = {
-        str(device): Latency(**{name: _maybe(value) for name, value in times.items() if name in names})
+        str(device): Latency(
+            **{name: _maybe(value) for name, value in times.items() if name in names},
+            timed_as=str(times.get("timed_as", "")),
+            of_file=bool(times.get("of_file", True)),
+        )
         for device, times in data["latency"].items()
     }
     low, high = data["accuracy_interval"]
@@ -219,9 +223,23 @@ def _certificate(file: Path) -> Certificate:
         "notes": tuple(map(str, data.get("notes", ()))),
         "rejected": tuple(map(str, data.get("rejected", ()))),
         "targets": tuple(_target(check) for check in data.get("targets", ())),
+        "within_limits": _truth(data["within_limits"]),
+        "size_fp32_bytes": _maybe(data.get("size_fp32_bytes")),
+        "metric": str(data.get("metric", "accuracy")),
+        "mobile": _mobile(data["mobile"]) if data.get("mobile") else None,
         "runtime_options": {str(name): str(value) for name, value in data["runtime_options"].items()},
     }
     return Certificate(**{**known, **numbers, **counts, **checked})
+
+
+def _truth(value: object) -> bool | None:
+    if value not in (True, False, None):
+        raise ValueError(f"{value!r} is neither true nor false")
+    return value if value is None else bool(value)
+
+
+def _mobile(data: Mapping[str, Any]) -> MobileCheck:
+    return MobileCheck(_number(data["max_abs_diff"]), int(data["size_bytes"]), str(data["sha256"]))
 
 
 def _target(data: Mapping[str, Any]) -> TargetCheck:
@@ -231,7 +249,9 @@ def _target(data: Mapping[str, Any]) -> TargetCheck:
         str(data["label"]),
         str(data["version"]),
         _maybe(data["max_abs_diff"]),
-        data["agrees"] if data["agrees"] is None else bool(data["agrees"]),
+        _truth(data["agrees"]),
+        fell_back=tuple(map(str, data.get("fell_back", ()))),
+        size_bytes=data["size_bytes"] if data.get("size_bytes") is None else int(data["size_bytes"]),
         reason=str(data["reason"]),
         images=int(data["images"]),
     )

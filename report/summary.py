@@ -43,8 +43,8 @@ def lead(found: Sequence[Card]) -> str:
         return "No found network is among these files."
     counts = {state: sum(card.state == state for card in found) for state in (KEPT, BROKEN, OPEN)}
     words = {
-        KEPT: "measured, and within limits",
-        BROKEN: "measured, and over a limit",
+        KEPT: "within limits",
+        BROKEN: "over a limit, or rejected",
         OPEN: "not measured under every limit yet",
     }
     said = [f"{count} {words[state]}" for state, count in counts.items() if count]

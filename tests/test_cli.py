@@ -154,6 +154,7 @@ BAD = {  # what is typed: what the one line must contain
     "export batch": (f"{EXPORT} --batch abc", ["abc", "dynamic"]),
     "export batch of none": (f"{EXPORT} --batch 0", ["0", "dynamic"]),
     "export opset": (f"{EXPORT} --opset 3", ["opset 3", "13", "oldest"]),
+    "export opset to come": (f"{EXPORT} --opset 99", ["opset 99", "newest"]),
     "export drop": (f"{EXPORT} --int8 --drop 2", ["--drop 2", "0.005"]),
     "export genes": (EXPORT.replace("found", "genes"), ["(9, 9, 9)", "0..3"]),
     "export moved run": (EXPORT.replace("found", "moved"), ["nowhere/run", "search again"]),

@@ -15,7 +15,7 @@ import pytest
 from hwnas import workflows
 from hwnas.__main__ import run
 from hwnas.errors import InputError
-from hwnas.export import INT8
+from hwnas.export import INT8, Latency, certify, to_mobile
 from hwnas.export.targets import TargetCheck, parse_targets
 from hwnas.search.found import Found
 from hwnas.supernet import TrainSettings
@@ -56,6 +56,7 @@ def test_int8_is_proven_and_held_against_fp32(made: Path, tmp_path: Path) -> Non
     assert speed_up is not None
     assert speed_up > 0
     assert "the promise is that of the network in fp32" in proof.notes
+    assert (proof.latency["local"].timed_as, proof.latency["local"].of_file) == ("", True)
 
 
 def test_an_older_reader_gets_pixels_and_the_same_accuracy(made: Path, tmp_path: Path) -> None:
@@ -177,6 +178,72 @@ def test_int8_for_a_device_of_half_precision_is_refused(made: Path, tmp_path: Pa
     assert names(tmp_path) == ["half.toml"]
 
 
+def test_a_device_of_int8_asks_for_a_file_in_int8(made: Path, tmp_path: Path) -> None:
+    """Once, a float file was said to keep a limit that an int8 network was timed for."""
+    with pytest.raises(InputError, match="export with --int8"):
+        workflows.export(made / "found.json", tmp_path / "net.onnx", f"{LOCAL},precision=int8")
+    assert names(tmp_path) == []
+
+
+def test_what_was_timed_in_another_batch_is_told(made: Path, tmp_path: Path) -> None:
+    shipping = workflows.Shipping(batch=4)
+    proof = workflows.export(made / "found.json", tmp_path / "net.onnx", LOCAL, shipping)
+    assert proof.latency["local"].timed_as == "with batch 1"
+    assert "latency on local (with batch 1)" in (tmp_path / "net.md").read_text()
+    assert "first run (4 images)" in (tmp_path / "net.md").read_text()
+    assert proof.runtime_options["threads"] == "1"
+    assert proof.devices["local"]["batch"] == "1"
+
+
+def test_a_network_timed_in_another_precision_keeps_no_limit(made: Path) -> None:
+    times = Latency(1.0, 0.9, 1.1, 1.0, 1.0, 2.0, timed_as="in fp16", of_file=False)
+    subject = exporting._subject(made / "found.json")
+    model = subject.model(workflows.Shipping(), 1)
+    notes = ["local: timed in fp16, which the file is not"]
+    space, arch = subject.supernet.space, subject.found.arch
+    proof = certify(
+        subject.supernet, arch, subject.subnet, model, subject.data, "", {"local": 2.0}, {}, {"local": times}, notes
+    )
+    assert str(space) == proof.space
+    assert (proof.within_limits, proof.notes, proof.rejected) == (None, tuple(notes), ())
+
+
+def test_a_batch_larger_than_the_images_is_quantized(made: Path, tmp_path: Path) -> None:
+    """Once: No data is collected."""
+    shipping = workflows.Shipping(int8=True, drop=0.9, batch=300)
+    assert workflows.export(made / "found.json", tmp_path / "net.onnx", shipping=shipping).precision == "int8"
+
+
+@pytest.mark.parametrize("name", ["net.ort", "net.required_operators.config", "net.json.rejected"])
+def test_files_of_the_users_stay(made: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(InputError, match=re.escape(name)):
+        workflows.export(made / "found.json", tmp_path / "net.onnx")
+    assert (names(tmp_path), (tmp_path / name).read_text()) == ([name], "mine")
+
+
+def test_options_of_int8_alone_are_refused(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for option in (["--symmetric"], ["--drop", "0.01"]):
+        assert run(["export", f"{made}/found.json", "--out", f"{tmp_path}/net.onnx", *option]) == 2
+        assert "--int8" in capsys.readouterr().err
+    assert names(tmp_path) == []
+
+
+def test_the_mobile_format_is_proven_too(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    proof = workflows.export(made / "found.json", tmp_path / "net.onnx", shipping=workflows.Shipping(mobile=True))
+    assert proof.mobile is not None
+    assert proof.mobile.max_abs_diff < 1e-4
+    assert proof.mobile.size_bytes == (tmp_path / "net.ort").stat().st_size
+    other = workflows.export(made / "found.json", tmp_path / "plain.onnx", shipping=workflows.Shipping(pixels=True))
+    assert other.mobile is None
+    wrong = to_mobile((tmp_path / "plain.onnx").read_bytes())
+    monkeypatch.setattr(exporting, "to_mobile", lambda _: wrong)
+    again = workflows.export(made / "found.json", tmp_path / "bad.onnx", shipping=workflows.Shipping(mobile=True))
+    assert again.rejected[0].startswith("outputs of the mobile format differ by")
+    assert (tmp_path / "bad.ort.rejected").exists()
+    assert not (tmp_path / "bad.ort").exists()
+
+
 def test_other_readers_stand_in_the_certificate(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["export", f"{made}/found.json", "--out", f"{tmp_path}/net.onnx", "--pixels", "--opset", "15"]
     assert run([*command, "--targets", "onnxruntime,onnx-reference,tensorrt"]) == 0
@@ -185,7 +252,8 @@ def test_other_readers_stand_in_the_certificate(made: Path, tmp_path: Path, caps
     ran = [check for check in proof["targets"] if check["label"] == "ran"]
     assert len(ran) == 2
     assert all(check["agrees"] and check["max_abs_diff"] <= 1e-4 for check in ran)
-    assert f"trtexec --onnx={tmp_path}/net.onnx" in capsys.readouterr().out
+    assert "trtexec --onnx=net.onnx" in capsys.readouterr().out
+    assert str(tmp_path) not in (tmp_path / "net.json").read_text() + (tmp_path / "net.md").read_text()
     assert "read by onnx-reference" in (tmp_path / "net.md").read_text()
 
 

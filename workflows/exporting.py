@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -11,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
+import numpy as np
 import onnx
 import torch
 from torch import nn
@@ -32,7 +34,8 @@ from ..export import (
     to_onnx,
 )
 from ..export.card import CARD
-from ..export.certificate import COMPARED, Read, as_array, objections
+from ..export.certificate import COMPARED, MobileCheck, Read, as_array, objections
+from ..export.running import onnx_session, run_onnx
 from ..export.targets import Wanted, check_targets, installed
 from ..files import check_target, write_atomic, write_bytes
 from ..latency.profile import formed
@@ -43,7 +46,7 @@ from ..supernet.cost import COSTS
 from ..supernet.evaluation import bn_images, calibrated_subnet, training_images
 from ..supernet.network import evaluating
 from .runs import objective, run_data, run_of, supernet_of
-from .timing import Measured, measure_exported
+from .timing import Measured, check_known, measure_exported
 
 CALIBRATION = 256  # training images whose ranges an int8 network is made for
 REJECTED = ".rejected"
@@ -68,6 +71,11 @@ class Shipping:
     drop: float = INT8.metric
     mobile: bool = False
     targets: tuple[Wanted, ...] = ()
+
+    @property
+    def precision(self) -> str:
+        """As devices call it."""
+        return "fp32" if not self.int8 else "int8-symmetric" if self.symmetric else "int8"
 
 
 @dataclass(frozen=True)
@@ -94,7 +102,9 @@ class Subject:
         """A model in the precision in which it is shipped."""
         if not shipping.int8:
             return model
-        images = training_images(self.data, self.seed, CALIBRATION)
+        (entry,) = model.graph.input
+        count = max(CALIBRATION, entry.type.tensor_type.shape.dim[0].dim_value)
+        images = training_images(self.data, self.seed, count)
         return to_int8(model, as_array(self.read(shipping)(images)), shipping.symmetric)
 
 
@@ -112,14 +122,15 @@ def export(
     """
     if out.suffix != ".onnx":
         raise InputError(f"--out {out} must end in .onnx; the certificate is written beside it as .json")
-    check_target(out)
-    check_target(out.with_suffix(".json"), "certificate")
-    check_card(out.with_suffix(".md"))
+    check_targets_of(out)
     installed(shipping.targets)
     where = None if device is None else load_device(device)
-    if where is not None and where.form.precision == "int8-symmetric":
-        shipping = replace(shipping, symmetric=True)
+    if where is not None:
+        check_form(where, shipping)
+        shipping = replace(shipping, symmetric=shipping.symmetric or where.form.precision == "int8-symmetric")
     subject = _subject(found_file)
+    if where is not None:
+        check_known(subject.found, where)
     progress(0, 3, "exporting")
     plain = subject.model(shipping, shipping.batch)
     model = described(subject.as_shipped(plain, shipping), _words(subject, shipping))
@@ -130,14 +141,37 @@ def export(
     certificate = _certified(subject, shipping, model, measured)
     if shipping.int8:
         certificate = replace(certificate, size_fp32_bytes=len(plain.SerializeToString()))
+    beside: dict[str, bytes] = {}
+    if shipping.mobile:
+        certificate, beside = _as_mobile(subject, shipping, model.SerializeToString(), certificate)
     if shipping.targets:
         certificate = _read_elsewhere(subject, shipping, model.SerializeToString(), out, certificate)
-    beside = {".md": _card(subject, shipping, certificate, out.name).encode()}
-    if shipping.mobile:
-        mobile = to_mobile(model.SerializeToString())
-        beside |= {".ort": mobile.model, ".required_operators.config": mobile.operators.encode()}
+    certificate = replace(certificate, rejected=tuple(objections(certificate)))
+    beside[".md"] = _card(subject, shipping, certificate, out.name).encode()
     _write(out, model.SerializeToString(), beside, certificate)
     return certificate
+
+
+def check_targets_of(out: Path) -> None:
+    """InputError where a file that belongs to `out` can't be written, or something of the user's would be lost."""
+    check_target(out)
+    for ending in ("", REJECTED):
+        for suffix in (out.suffix, *BESIDE):
+            check_target(Path(f"{out.with_suffix(suffix)}{ending}"), "certificate" if suffix == ".json" else "")
+    check_card(out.with_suffix(".md"))
+    if not out.with_suffix(".json").exists():  # nothing there is of an export of before
+        for path in (out.with_suffix(suffix) for suffix in BESIDE[2:]):
+            if path.exists():
+                raise InputError(f"{path} is there already, and not of an export to {out}: give --out another name")
+
+
+def check_form(device: Device, shipping: Shipping) -> None:
+    """InputError where a device runs networks in a precision that the file will not have, and could have or can't."""
+    form = device.form
+    if form.precision.startswith("int8") and not shipping.int8:
+        raise InputError(f"{device.name} runs networks in {form.precision}: export with --int8, so does the file")
+    if form.precision == "fp16" and shipping.int8:
+        raise InputError(f"{device.name} runs networks in fp16, and an int8 one stays int8: export without --int8")
 
 
 def check_card(path: Path) -> None:
@@ -173,7 +207,7 @@ def _words(subject: Subject, shipping: Shipping) -> dict[str, str]:
         "input": "pixels" if shipping.pixels else "normalised",
         "mean": json.dumps(data.mean.tolist()),
         "std": json.dumps(data.std.tolist()),
-        "precision": "int8" if shipping.int8 else "fp32",
+        "precision": shipping.precision,
         "weights": found.weights,
     }
 
@@ -187,22 +221,23 @@ def _measured(
     progress: Progress,
 ) -> Measured:
     """What the exported file takes on a device, in the form that the device takes."""
-    form, notes = device.form, []
-    if shipping.int8 and form.precision == "fp16":
-        raise InputError(f"{device.name} runs networks in fp16, and an int8 one stays int8: export without --int8")
+    form = device.form
     if form.batch != shipping.batch:
         plain = subject.model(shipping, form.batch)
         model = subject.as_shipped(plain, shipping)
-        notes.append(f"the latency is that of batch {form.batch}")
-    if shipping.int8:
-        timed = model.SerializeToString()
-        notes += ["the promise is that of the network in fp32"] * (form.precision == "fp32")
-    else:
-        timed = formed(model, form)
-        notes += [f"the latency is that of the network in {form.precision}"] * (form.precision != "fp32")
+    timed = model.SerializeToString() if shipping.int8 else formed(model, form)
     beside = plain.SerializeToString() if shipping.int8 else None
     measured = measure_exported(subject.found, subject.supernet.space, timed, device, progress, beside)
-    return replace(measured, notes=(*measured.notes, *notes))
+    of_file = shipping.int8 or form.precision == shipping.precision
+    words = [f"with batch {form.batch}"] * (form.batch != shipping.batch) + [f"in {form.precision}"] * (not of_file)
+    latency = {
+        name: replace(times, timed_as=" and ".join(words), of_file=of_file) for name, times in measured.latency.items()
+    }
+    notes = [f"the promise is that of the network in {form.precision}"] * (
+        of_file and form.precision != shipping.precision
+    )
+    notes += [f"{device.name}: timed in {form.precision}, which the file is not"] * (not of_file)
+    return replace(measured, latency=latency, notes=(*measured.notes, *notes))
 
 
 def _certified(subject: Subject, shipping: Shipping, model: onnx.ModelProto, measured: Measured) -> Certificate:
@@ -225,10 +260,25 @@ def _certified(subject: Subject, shipping: Shipping, model: onnx.ModelProto, mea
     )
     return replace(
         certificate,
-        runtime_options={**certificate.runtime_options, **measured.options},
-        precision="int8" if shipping.int8 else "fp32",
+        devices=measured.devices,
+        precision=shipping.precision,
+        batch=shipping.batch,
+        space=without_folders(certificate.space),
         input="pixels" if shipping.pixels else "normalised",
     )
+
+
+def _as_mobile(
+    subject: Subject, shipping: Shipping, model: bytes, proof: Certificate
+) -> tuple[Certificate, dict[str, bytes]]:
+    """The certificate with what the network computes in the mobile format, and the files of that."""
+    mobile = to_mobile(model)
+    images = as_array(subject.read(shipping)(subject.data.test.images[:COMPARED]))
+    outputs, expected = (run_onnx(onnx_session(form), images) for form in (mobile.model, model))
+    apart = float(np.abs(outputs - expected).max())
+    check = MobileCheck(apart, len(mobile.model), hashlib.sha256(mobile.model).hexdigest())
+    files = {".ort": mobile.model, ".required_operators.config": mobile.operators.encode()}
+    return replace(proof, mobile=check), files
 
 
 def _read_elsewhere(subject: Subject, shipping: Shipping, model: bytes, out: Path, proof: Certificate) -> Certificate:
@@ -238,16 +288,14 @@ def _read_elsewhere(subject: Subject, shipping: Shipping, model: bytes, out: Pat
         expected = subject.subnet(data.normalise(images)).numpy()
     most = proof.tolerance.outputs * max(1.0, proof.max_output)
     as_read = as_array(subject.read(shipping)(images))
-    checks = check_targets(model, as_read, expected, shipping.targets, most, out)
-    told = replace(proof, targets=checks)
-    return replace(told, rejected=tuple(objections(told)))
+    checks = check_targets(model, as_read, expected, shipping.targets, most, Path(out.name))
+    return replace(proof, targets=checks)
 
 
 def _card(subject: Subject, shipping: Shipping, proof: Certificate, name: str) -> str:
     """The model card of the file `name`."""
     data, found = subject.data, subject.found
     shape = [shipping.batch or "any number", *subject.supernet.space.input_shape()[1:]]
-    proof = replace(proof, space=without_folders(proof.space))
     return model_card(
         proof,
         name,

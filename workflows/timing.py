@@ -20,11 +20,18 @@ from ..supernet import SearchSpace
 
 @dataclass(frozen=True)
 class Measured:
-    """The latency of an exported network by device, how it was run there, and what to know about it."""
+    """The latency of an exported network by device, what the devices say of themselves, and what to know about it."""
 
     latency: Mapping[str, Latency]
-    options: Mapping[str, str]
+    devices: Mapping[str, Mapping[str, str]]
     notes: tuple[str, ...]
+
+
+def check_known(found: Found, device: Device) -> None:
+    """InputError unless the search knew a table of the device, by which it can be told what was promised."""
+    if device.name not in found.tables:
+        known = ", ".join(found.tables) or "none"
+        raise InputError(f"the search knew no table of {device.name} (tables: {known}): search with --table")
 
 
 def measure_exported(
@@ -39,9 +46,7 @@ def measure_exported(
 
     Networks that the table knows are measured beside it, and say by how much the device has changed since.
     """
-    if device.name not in found.tables:
-        known = ", ".join(found.tables) or "none"
-        raise InputError(f"the search knew no table of {device.name} (tables: {known}): search with --table")
+    check_known(found, device)
     table = found.tables[device.name]
     check_device(table["device"], device)
     names = [name for name in found.intervals if name.partition(".")[0] == device.name]
@@ -56,7 +61,7 @@ def measure_exported(
     fingerprint = device.fingerprint()
     options = {name: value for name, value in fingerprint.items() if name != "name"}
     if (label := fingerprint["label"]) not in TIMED:
-        return Measured({}, options, (f"{device.name}: {label} there; no latency was measured",))
+        return Measured({}, {device.name: options}, (f"{device.name}: {label} there; no latency was measured",))
     timing = result.timings["network"]
     speed_up = None if plain is None else result.timings["fp32"].ratio / timing.ratio
     ratios = {device.name: timing.ratio, f"{device.name}.p95": timing.p95, f"{device.name}.sustained": timing.sustained}
@@ -74,7 +79,7 @@ def measure_exported(
         for name in names
         if (ratio := ratios[name]) is not None
     }
-    return Measured(latency, options, tuple(_notes(device.name, seen)))
+    return Measured(latency, {device.name: options}, tuple(_notes(device.name, seen)))
 
 
 def recorded_anchors(table: Mapping[str, Any], space: SearchSpace) -> list[Anchor]:

@@ -76,7 +76,7 @@ def test_the_first_screen_answers_in_words(whole: str, made: Any) -> None:
         "1.0 % off the promise, inside its interval",
         f"The best of 20 random networks under the same limit has {100 * made.drawn.accuracy:.1f} %",
         "was never validated",
-        "1 network: 1 measured, and within limits",
+        "1 network: 1 within limits",
         "n the front: of ",
     ):
         assert words in text, words
