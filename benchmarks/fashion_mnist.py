@@ -87,8 +87,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("fashion-mnist-benchmark"))
     parser.add_argument("--data-dir", type=Path)
-    parser.add_argument("--epochs", type=int, default=8, help="of each supernet, and of each network alone")
-    parser.add_argument("--long", type=int, default=11, help="epochs of the networks alone that go on, of one seed")
+    parser.add_argument("--epochs", type=int, default=11, help="of each supernet, and of each network alone")
+    parser.add_argument("--long", type=int, default=14, help="epochs of the networks alone that go on, of one seed")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     options, started = parser.parse_args(), time.perf_counter()
     out, epochs, long, steps = options.out, options.epochs, options.long, options.out / "steps"
