@@ -114,7 +114,8 @@ def short(paths: Sequence[Path]) -> list[str]:
     """A name for each file or folder, as short as tells them apart."""
 
     def name(path: Path, parts: int) -> str:
-        stem = path.name.removesuffix(".rejected").removesuffix(".json").removesuffix("-found")
+        file = path.name.removesuffix(".rejected")
+        stem = file.removesuffix(".json").removesuffix("-found") + " (rejected)" * (file != path.name)
         kept = path.parts[:-1] if stem == "found" and len(path.parts) > 1 else (*path.parts[:-1], stem)
         return "/".join(kept[-parts:])
 

@@ -75,7 +75,7 @@ class RacedAccuracy:
 
     `evaluate` takes racers, `together` at most, and gives for each what `raced` does, best one by one; with `place`
     None no one is given up. What is told of a candidate is a function of what it and its rival say of all `images`: it
-    is the same however much of that the store knows. `reused` and `evaluated` count where the answers came from.
+    is the same however much of that the store knows. `new` are those that were evaluated, and not known before.
     """
 
     def __init__(
@@ -90,13 +90,7 @@ class RacedAccuracy:
         self.store, self.key, self.images, self.evaluate = store, key, images, evaluate
         self.together, self.place = together, place
         self.leaders: dict[Arch, Right] = {}  # the `place` best, the best first
-        self.reused = 0
         self.new: set[Arch] = set()
-
-    @property
-    def evaluated(self) -> int:
-        """How many were evaluated, and not known before."""
-        return len(self.new)
 
     def __call__(self, batch: Iterable[Sequence[int]]) -> Iterator[float]:
         """Accuracies of a batch in its order, each stored before it is given out."""
@@ -115,7 +109,6 @@ class RacedAccuracy:
         known = {arch: self.store.answers(self.key, arch) for arch in archs}
         told = {arch: self._told(arch, right, rival) for arch, right in known.items()}
         missing = [arch for arch, value in told.items() if value is None]
-        self.reused += len(archs) - len(missing)
         start = time.perf_counter()
         found = self.evaluate([(arch, known[arch], rival) for arch in missing]) if missing else ()
         for right, arch in zip(found, missing, strict=True):

@@ -212,20 +212,14 @@ class StoredAccuracy:
     """The accuracy of a Problem that evaluates only what the store does not know under `key`.
 
     `evaluate` takes a list of architectures, `together` at most, and gives one accuracy for each, best one by one.
-    `reused` and `evaluated` count where the values came from.
+    `new` are those that were evaluated, and not known before.
     """
 
     def __init__(
         self, store: EvaluationStore, key: str, evaluate: Callable[[list[Arch]], Iterable[float]], together: int = 1
     ) -> None:
         self.store, self.key, self.evaluate, self.together = store, key, evaluate, together
-        self.reused = 0
         self.new: set[Arch] = set()
-
-    @property
-    def evaluated(self) -> int:
-        """How many were evaluated, and not known before."""
-        return len(self.new)
 
     def __call__(self, batch: Iterable[Sequence[int]]) -> Iterator[float]:
         """Accuracies of a batch in its order, each stored before it is given out.
@@ -241,7 +235,6 @@ class StoredAccuracy:
         known = {arch: self.store.get(self.key, arch) for arch in archs}
         missing = [arch for arch, accuracy in known.items() if accuracy is None]
         found = {arch: accuracy for arch, accuracy in known.items() if accuracy is not None}
-        self.reused += len(archs) - len(missing)
         start = time.perf_counter()
         values = self.evaluate(missing) if missing else ()
         for accuracy, arch in zip(one_each(values, len(missing)), missing, strict=True):

@@ -122,7 +122,7 @@ def export(
     """
     if out.suffix != ".onnx":
         raise InputError(f"--out {out} must end in .onnx; the certificate is written beside it as .json")
-    check_targets_of(out)
+    check_places(out)
     installed(shipping.targets)
     where = None if device is None else load_device(device)
     if where is not None:
@@ -152,7 +152,7 @@ def export(
     return certificate
 
 
-def check_targets_of(out: Path) -> None:
+def check_places(out: Path) -> None:
     """InputError where a file that belongs to `out` can't be written, or something of the user's would be lost."""
     check_target(out)
     for ending in ("", REJECTED):

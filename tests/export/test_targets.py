@@ -29,6 +29,7 @@ from hwnas.export.onnx_model import shifted
 from hwnas.export.precision import to_int8
 from hwnas.export.readers import onnxruntime_reader, reference_reader
 from hwnas.export.readers.reading import Job
+from hwnas.export.running import onnx_session, run_onnx
 from hwnas.export.targets import (
     READERS,
     TARGETS,
@@ -117,7 +118,7 @@ def test_every_built_in_space_is_tried() -> None:
 @pytest.mark.parametrize("name", SMALL)
 def test_five_random_networks_of_each_space_are_read_alike(name: str, reader: object, tmp_path: Path) -> None:
     """By the reading programs themselves, in this process: twenty networks each would be forty processes."""
-    found = drawn(name)
+    found, apart = drawn(name), 0.0
     assert len(found.each) == NETWORKS
     for number, (model, expected) in enumerate(zip(found.each, found.expected, strict=True)):
         assert expected.std() > 0.01  # else 1e-4 says nothing
@@ -126,7 +127,10 @@ def test_five_random_networks_of_each_space_are_read_alike(name: str, reader: ob
         job.model.write_bytes(model)
         np.save(folder / "images.npy", found.images)
         assert reader.read(job) == {}  # type: ignore[attr-defined]
-        np.testing.assert_allclose(np.load(folder / "outputs.npy"), expected, rtol=0, atol=TOLERANCE)
+        outputs = np.load(folder / "outputs.npy")
+        np.testing.assert_allclose(outputs, expected, rtol=0, atol=TOLERANCE)
+        apart = max(apart, float(np.abs(outputs - expected).max()))
+    print(f"{reader.version({})}, {name}: {apart:.1e}")  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("target", ELSEWHERE)
@@ -137,6 +141,7 @@ def test_targets_elsewhere_read_them_too(name: str, target: str) -> None:
     (check,) = check_targets(
         found.together, found.images, np.concatenate(found.expected, axis=1), [Wanted(target, python)], TOLERANCE
     )
+    print(f"{name}, {check}")
     if (target, name) == ("opencv", "mobilenet") and check.failed:
         pytest.xfail(f"OpenCV 5.0 takes the gate of squeeze-and-excite for a hard swish: {check}")
     assert not check.failed, check
@@ -150,6 +155,22 @@ def test_targets_elsewhere_read_them_too(name: str, target: str) -> None:
         assert check.max_abs_diff is not None
         assert check.max_abs_diff <= check.tolerance
         assert check.tolerance == TOLERANCE or target == "qnn"  # which computes in half precision
+
+
+@pytest.mark.parametrize("target", ["onnx-reference", *ELSEWHERE])
+def test_int8_is_read_as_onnx_runtime_reads_it(target: str) -> None:
+    """By those that can: TensorRT takes the symmetric form, ncnn and OpenCV none."""
+    python = "" if target == "onnx-reference" else python_of(target)
+    found = drawn("mobilenet")
+    quantized = to_int8(onnx.load_from_string(found.each[0]), symmetric=target == "tensorrt-rtx").SerializeToString()
+    expected = run_onnx(onnx_session(quantized), found.images)
+    (check,) = check_targets(quantized, found.images, expected, [Wanted(target, python)], 0.1 * expected.std())
+    print(f"int8, outputs with a deviation of {expected.std():.2f}, {check}")
+    if target in ("ncnn", "opencv"):
+        assert check.label == "rejected"
+    else:
+        assert not check.failed, check
+        assert (check.label == "compiled") == (target == "tensorrt-rtx")
 
 
 def network(batch: int | str = 1, op: str = "Relu", weight: float = 1.0, domain: str = "") -> bytes:

@@ -170,7 +170,7 @@ def test_accuracies_without_answers_will_do_where_none_is_given_up(tmp_path: Pat
         accuracy = RacedAccuracy(store, "key", IMAGES, evaluate, place=None)
         assert list(accuracy(archs)) == [0.5, answers(archs[1]).mean()]
     assert evaluate.seen == [(archs[1], IMAGES)]
-    assert (accuracy.reused, accuracy.evaluated) == (1, 1)
+    assert accuracy.new == {archs[1]}
 
 
 def test_only_what_was_seen_to_the_end_is_an_improvement() -> None:
@@ -209,7 +209,7 @@ def test_a_search_is_replayed_the_same_with_no_evaluation(tmp_path: Path, strate
     again, evaluate, accuracy = run(tmp_path / "a.sqlite", strategy)
     assert again.history == whole.history
     assert evaluate.seen == []
-    assert (accuracy.reused, accuracy.evaluated) == (BUDGET, 0)
+    assert accuracy.new == set()
 
 
 def test_a_search_that_was_stopped_goes_on_as_if_it_was_not(tmp_path: Path) -> None:
