@@ -41,7 +41,7 @@ def search(
 ) -> None:
     """Find the most accurate network of a run within limits.
 
-    An interrupted search goes on where it was: no architecture of a run is ever evaluated twice.
+    An interrupted search goes on where it was: no architecture of a run is ever evaluated in full twice.
     """
     from .. import workflows
 
