@@ -28,7 +28,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 STOPPED = 130  # the exit status after Ctrl-C
 AFTER_STOP = {
     **dict.fromkeys(
-        ("train", "profile", "search", "finetune", "rank"),
+        ("train", "profile", "validate", "search", "finetune", "rank"),
         "what is finished is kept: the same command with --resume goes on",
     ),
     "demo": "what is finished is kept: the same command goes on",
@@ -68,6 +68,8 @@ def run(arguments: Sequence[str]) -> int:
             return fail(usage(error, arguments), 2)
         if os.environ.get("HWNAS_TRACEBACK"):
             raise
+        if isinstance(error, PermissionError) and error.filename:
+            return fail(f"no right to read or write {error.filename}: see who may, or name another place", 2)
         if isinstance(error, OSError) and error.errno in NO_ROOM:
             return fail(str(write_fault(error.filename or "the output", error)), 1)
         return fail(f"a fault in {origin(error)}, {type(error).__name__}: {error} (HWNAS_TRACEBACK=1 shows more)", 1)

@@ -37,6 +37,10 @@ class FaultError(HwnasError):
     exit_status = 1
 
 
+class CrashError(FaultError):
+    """A measuring program was ended by a signal: a runtime crashed, or the machine had no memory left."""
+
+
 class LostRankError(FaultError):
     """Another process of a distributed run has ended, and said why."""
 

@@ -113,7 +113,8 @@ def samples_saved(folder: Path) -> list[str]:
     for path in folder.glob("local.json.samples/*/samples.jsonl"):
         if not kept.exists():
             os.link(path, kept)
-    return [line for line in kept.read_text().splitlines(keepends=True) if line.endswith("\n")] if kept.exists() else []
+    lines = kept.read_text().splitlines(keepends=True) if kept.exists() else []
+    return [line for line in lines if line.endswith("\n") and "runs_ms" in line]
 
 
 def evaluations_saved(folder: Path) -> list[str]:

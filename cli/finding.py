@@ -37,11 +37,12 @@ def search(
     verify: Annotated[int | None, typer.Option(help="So many; the best that measures within its limit wins.")] = None,
     accelerator: AcceleratorOption = "auto",
     seed: SeedOption = 0,
-    resume: ResumeOption = False,  # noqa: ARG001 - a search always reuses what the run's store knows
+    resume: ResumeOption = False,
 ) -> None:
     """Find the most accurate network of a run within limits.
 
-    An interrupted search goes on where it was: no architecture of a run is ever evaluated in full twice.
+    What a run has evaluated in full is not evaluated again, with --resume or without; with it also what was measured
+    for --verify counts.
     """
     from .. import workflows
 
@@ -62,6 +63,7 @@ def search(
             evaluate,
             device,
             verify,
+            resume,
         )
     found = searched.found
     console.print(

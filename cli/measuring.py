@@ -42,13 +42,12 @@ def profile(
             f"{out}: {table.name} compiles {len(table.entries) - len(table.rejected)} layers; it has no times"
         )
         return
-    if table.device["label"] == "emulated":
-        console.print(f"{table.name} is emulated: its times are no latency of any device")
     fit = table.calibration
     measured = sum(entry.rounds > 0 for entry in table.entries.values())
     known = f"upper end of the interval +{fit.margin:.1%}"
     if earlier:
-        console.print(f"{out}: {measured} layers on {table.name}, told by {len(fit.networks)} networks, {known}")
+        told = f"told by {len(fit.networks)} networks (each missed by {table.told_error:.1%} without it, in the mean)"
+        console.print(f"{out}: {measured} layers on {table.name}, {told}, {known}")
         if fit.margin > VAGUE:
             console.print(
                 f"that is vague: measure more (--networks {2 * len(fit.networks)}), or profile without --from"
@@ -63,6 +62,8 @@ def profile(
     low, high = table.range_ms()
     which = "networks" if table.cost else "networks drawn at random"
     console.print(f"{which} of {table.space} take {low:.4g} to {high:.4g} ms (a factor {high / low:.1f})")
+    if table.device["label"] == "emulated":
+        console.print(f"{table.name} is emulated: these times are no latency of any device")
 
 
 def validate(
@@ -72,6 +73,7 @@ def validate(
     nets: Annotated[int, typer.Option(min=3, help="How many networks to measure, twice.")] = 20,
     pause: Annotated[float, typer.Option(min=0, help="Seconds at least between the two measurements.")] = 60,
     out: Annotated[Path | None, typer.Option(help="Where to write the figures (.json).")] = None,
+    resume: ResumeOption = False,
 ) -> None:
     """Compare a table with whole networks that it has never seen.
 
@@ -80,7 +82,7 @@ def validate(
     from .. import workflows
 
     with bar("validating") as progress:
-        found = workflows.validate(space, table, device, nets, pause, out, progress, console.print)
+        found = workflows.validate(space, table, device, nets, pause, out, progress, console.print, resume)
     rows = Table("", "predicted", "measured twice (the floor)", title=f"{found.nets} networks on {device}")
     floor_mape, floor_tau = (
         "" if x is None else f"{x:{s}}" for x, s in ((found.floor_mape, ".2%"), (found.floor_tau, ".3f"))
@@ -93,5 +95,6 @@ def validate(
     console.print(rows)
     if found.predictors:
         words = ", ".join(f"{name} {score.mape:.2%}" for name, score in found.predictors.items())
-        console.print(f"mean error if fitted to four fifths of them: {words}")
+        best = min(found.predictors, key=lambda name: found.predictors[name].mape)
+        console.print(f"mean error if fitted to four fifths of them: {words}; {best} predicts best")
     console.print(f"the table is {'fit' if found.fit_for_use else 'NOT fit'} for use ({found.seconds:.0f} s)")

@@ -18,6 +18,10 @@ PROPERTIES = {"phone": "ro.product.model", "board": "ro.board.platform", "os": "
 ADB_S = 30  # an adb that says nothing for so long has lost the phone
 
 
+class TakenError(FaultError):
+    """A port of this machine leads to another phone."""
+
+
 @dataclass(frozen=True)
 class AdbHost(RemoteHost):
     """A phone with Termux and its SSH server, reached through adb.
@@ -49,9 +53,10 @@ class AdbHost(RemoteHost):
         """A connection through a port of this machine; the forwarding ends with it, as it does with the cable."""
         here = f"tcp:{self.port}"
         try:
+            self._check_port(here)
             self._adb("forward", here, f"tcp:{self.termux_port}")
         except FaultError as error:
-            if shutil.which(self.adb) is None:
+            if shutil.which(self.adb) is None or isinstance(error, TakenError):
                 raise
             raise DroppedError(str(error)) from error  # unplugged, perhaps
         host = SshHost("127.0.0.1", self.user, self.port, self.key, self.known_hosts, config="")
@@ -61,6 +66,13 @@ class AdbHost(RemoteHost):
         finally:
             with suppress(FaultError):  # the phone may be gone
                 self._adb("forward", "--remove", here)
+
+    def _check_port(self, here: str) -> None:
+        """TakenError where the port leads to another phone, which may be at work."""
+        taken = [line.split() for line in self._adb("forward", "--list").splitlines()]
+        others = [row[0] for row in taken if len(row) == 3 and row[1] == here and row[0] != self.serial]
+        if others and self.serial:
+            raise TakenError(f"port {self.port} leads to the phone {others[0]}: give each phone a port of its own")
 
     def _adb(self, *words: str) -> str:
         """What adb answers; FaultError with its own words where it fails."""

@@ -22,6 +22,7 @@ from .series import Plan, Series, calm_level, median_interval, nominal_ms, perce
 
 REFERENCE, MANIFEST, RESULTS, NOTE = "reference.onnx", "manifest.csv", "results.csv", "READ-ME.txt"
 SAMPLES, LEAST = "samples.jsonl", 5  # fewer times than this tell no interval
+CANNOT = "cannot:"  # what stands before a reason, in place of milliseconds
 WARM_UP_MS = 200.0  # trtexec's own, which its rows of times include
 HOW = f"""Time every .onnx file here ({MANIFEST} lists them) on the machine that is to be known, and bring this
 folder back with the times in it. Any of these will do:
@@ -30,6 +31,7 @@ folder back with the times in it. Any of these will do:
    (it interleaves the models, shows how far it is, and goes on where it was interrupted)
 2. {RESULTS}, written by any means: a header "file,ms" and a row per run, in milliseconds. Five runs or more of
    each file, not one after the other, tell how sure the times are. {REFERENCE} is needed too: times are ratios to it.
+   For a file that can't run there, one row that says why in place of the milliseconds: FILE.onnx,cannot: WHY
 3. trtexec --onnx=FILE.onnx --exportTimes=FILE.json for each file (its warm-up runs are left out).
 
 Then give the same hwnas command again.
@@ -71,6 +73,8 @@ class FolderDevice:
         files = {job.name: f"{digest(job.name, job.model)}.onnx" for job in jobs}
         if len(files) < len(jobs) or not jobs:
             raise InputError("jobs to measure need a name each, and its own")
+        if any(job.sustained_s for job in jobs):
+            raise InputError(f"folder:{self.folder} takes no times under load: leave out --sustained")
         self._write(jobs, files)
         series, times_ms, errors = self._series(), self._times(), self._errors(files)
         run = {name: file for name, file in files.items() if name not in errors}
@@ -90,7 +94,8 @@ class FolderDevice:
             if file in series:
                 figures: dict[str, Any] = series[file].timing(reference_ms, calm_ms)
                 timings[name] = Timing(name, **figures)
-        return Measurements(timings, reference_ms, 0.0, True, tuple(self._samples(files)), errors)
+        settled = self._result().get("settled", True) if series else True
+        return Measurements(timings, reference_ms, 0.0, settled, tuple(self._samples(files)), errors)
 
     def _write(self, jobs: Sequence[Job], files: Mapping[str, str]) -> None:
         """Put models, manifest and the measuring program where they are to be taken from."""
@@ -108,18 +113,32 @@ class FolderDevice:
             shutil.copyfile(program, self.folder / program.name)
 
     def _series(self) -> dict[str, Series]:
-        """What our own program measured, by file: each visit beside the reference."""
+        """What our own program measured, by file: each visit beside the reference.
+
+        FaultError where it was interrupted.
+        """
         found: defaultdict[str, Series] = defaultdict(Series)
         for line in timer.read_samples(self.folder / SAMPLES):
             if "runs_ms" in line:
                 found[line["model"]].add(line)
+        if found and not self._result():
+            raise FaultError(
+                f"{self.folder}: the measuring program was interrupted there; start it again (python onnx_timer.py .), "
+                "it goes on where it was"
+            )
         return {file: series for file, series in found.items() if len(series.ratios) >= LEAST}
 
     def _errors(self, files: Mapping[str, str]) -> dict[str, str]:
-        """The models that our own program could not run there, with the reasons."""
+        """The models that could not run there, with the reasons."""
+        said = {file: str(ms).partition(CANNOT)[2].strip() for file, ms in self._rows() if str(ms).startswith(CANNOT)}
+        said |= self._result().get("errors", {})
+        return {name: said[file] or "no reason given" for name, file in files.items() if file in said}
+
+    def _result(self) -> dict[str, Any]:
+        """What our own program wrote when it was done; empty where it was not."""
         result = self.folder / "result.json"
-        said = json.loads(result.read_text())["errors"] if result.is_file() else {}
-        return {name: said[file] for name, file in files.items() if file in said}
+        said: dict[str, Any] = json.loads(result.read_text()) if result.is_file() else {}
+        return said
 
     def _times(self) -> defaultdict[str, list[float]]:
         """Times measured by other means, by file, in ms."""
@@ -133,12 +152,19 @@ class FolderDevice:
         return times
 
     def _results(self) -> Iterator[tuple[str, float]]:
-        """The rows of results.csv; InputError names the one that is none."""
+        """The times in results.csv."""
+        return ((file, ms) for file, ms in self._rows() if isinstance(ms, float))
+
+    def _rows(self) -> Iterator[tuple[str, float | str]]:
+        """The rows of results.csv: milliseconds, or why there are none; InputError names the one that is neither."""
         path = self.folder / RESULTS
         if not path.is_file():
             return
         with path.open(newline="") as file:
             for number, row in enumerate(csv.DictReader(file), 2):
+                if str(row.get("ms")).strip().startswith(CANNOT):
+                    yield str(row.get("file")), row["ms"].strip()
+                    continue
                 try:
                     ms = float(row["ms"])
                     if not 0 < ms < float("inf"):

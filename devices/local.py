@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import FaultError
+from ..errors import CrashError, FaultError
 
+ON_PURPOSE = (1, 2, 13, 15)  # signals: hang-up, Ctrl-C, a pipe that nobody reads, terminate
 THREAD_VARIABLES = ("OMP_", "KMP_", "GOMP_", "MKL_", "OPENBLAS_")  # they would override the pinned threads
 
 
@@ -31,8 +32,7 @@ class LocalHost:
             raise FaultError(f"cannot run {self.python}: {error.strerror}; name a Python interpreter") from error
         if ran.returncode != 0:
             raise FaultError(last_words(ran.stderr, ran.returncode))
-        described: dict[str, str] = json.loads(ran.stdout)
-        return described
+        return read_description(ran.stdout, "what runs before it, such as sitecustomize, must print nothing")
 
     def work(self, program: Sequence[Path], folder: Path, listen: Callable[[str], None]) -> None:
         """Run the program on `folder`; it ends with us, whatever happens here."""
@@ -54,7 +54,8 @@ class LocalHost:
             finally:
                 process.kill()
         if status != 0:
-            raise FaultError(f"the measuring program failed: {last_words(said.read_text(errors='replace'), status)}")
+            kind = CrashError if crashed(status) else FaultError
+            raise kind(f"the measuring program failed: {last_words(said.read_text(errors='replace'), status)}")
 
     def _command(self, program: Sequence[Path]) -> list[str]:
         return [self.python, str(program[0])] if self.python else [sys.executable, "-P", str(program[0])]
@@ -62,6 +63,23 @@ class LocalHost:
 
 def _environment() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if not k.startswith(THREAD_VARIABLES)}
+
+
+def read_description(said: str, remedy: str) -> dict[str, str]:
+    """What a measuring program says of its machine; FaultError with a remedy where something else spoke, or nothing."""
+    try:
+        described: dict[str, str] = json.loads(said)
+    except ValueError:
+        first = next(iter(said.splitlines()), "")
+        words = f"says {first!r} by itself: {remedy}" if first else "says nothing of itself: is python one there?"
+        raise FaultError(f"the machine {words}") from None
+    return described
+
+
+def crashed(status: int) -> bool:
+    """Whether a signal that nobody sent on purpose ended a program, as its parent or a shell says it."""
+    number = -status if status < 0 else status - 128
+    return number > 0 and number not in ON_PURPOSE
 
 
 def last_words(text: str, status: int) -> str:

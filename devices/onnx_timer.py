@@ -25,17 +25,28 @@ OPTIMIZATIONS = {
     "extended": "ORT_ENABLE_EXTENDED",
     "all": "ORT_ENABLE_ALL",
 }
+WHEELS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-qnn", "onnxruntime-directml")
 INPUT_TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64"}
 
 
 def describe(_: dict[str, Any]) -> dict[str, str]:
-    """The runtime and the machine that timings depend on, without loading the runtime."""
-    found = {package: timer.version_of(package) for package in ("numpy", "onnxruntime")}
-    if missing := [package for package, version in found.items() if version is None]:
+    """The runtime and the machine that timings depend on, without loading the runtime where its wheel is known."""
+    version = next(filter(None, map(timer.version_of, WHEELS)), None)
+    found = {"numpy": timer.version_of("numpy"), "onnxruntime": version or _imported_version()}
+    if missing := [package for package, known in found.items() if known is None]:
         sys.exit(f"{' and '.join(missing)} missing there; run there: {sys.executable} -m pip install numpy onnxruntime")
     runtime = f"onnxruntime {found['onnxruntime']}"
     system = f"{platform.system()} {platform.machine()}"
     return {"runtime": runtime, "cpu": timer.cpu_model(), "system": system, "os": platform.release()}
+
+
+def _imported_version() -> str | None:
+    """The version of a runtime that came with no wheel of a known name."""
+    try:
+        import onnxruntime
+    except ImportError:
+        return None
+    return str(onnxruntime.__version__)
 
 
 def open_session(path: Path, plan: Plan) -> Run:

@@ -18,14 +18,15 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..errors import FaultError
+from ..errors import CrashError, FaultError
 from ..files import write_bytes
 from . import timer
-from .local import last_words
+from .local import crashed, last_words, read_description
 
 PLAN, SAMPLES, RESULT = "plan.json", "samples.jsonl", "result.json"
 PLACE = "remote-folder.txt"  # in the local folder: the name of the folder there, so that a later call finds it
 NOT_FOUND = 127  # a shell's answer to the name of a program that it does not know
+KILLED = -1  # the status that Paramiko tells of a program that a signal ended
 FETCH_S = 2.0  # how often samples come over
 PAUSE_S = 1.0  # between attempts to reach a machine
 ATTEMPTS = 50  # that end without a new sample, before a connection made is no progress any more
@@ -79,14 +80,9 @@ class RemoteHost(ABC):
                         _remove(wire, there)
         except DroppedError as error:
             raise FaultError(f"cannot be reached: {error}") from error
-        try:
-            described: dict[str, str] = json.loads(said)
-        except ValueError:
-            raise FaultError(
-                f"the machine says {said.splitlines()[0]!r} by itself: its shell's start files (~/.bashrc) must print "
-                "nothing where no one is logged in"
-            ) from None
-        return described
+        return read_description(
+            said, "its shell's start files (~/.bashrc) must print nothing where no one is logged in"
+        )
 
     def work(self, program: Sequence[Path], folder: Path, listen: Callable[[str], None]) -> None:
         """Run a measuring program there on a copy of `folder`, as `Host.work` says."""
@@ -106,8 +102,7 @@ class RemoteHost(ABC):
                 if have > had or (connected and attempt < ATTEMPTS):
                     last_s, had = time.monotonic(), have
                 if time.monotonic() - last_s > self.patience_s:
-                    kept = "what came over is kept: repeat the command with --resume"
-                    raise FaultError(f"cannot be reached: {error}; {kept}") from error
+                    raise FaultError(f"cannot be reached: {error}") from error
                 time.sleep(PAUSE_S)
 
     def _attempt(
@@ -170,6 +165,8 @@ def _folder(wire: Wire, there: str) -> Iterator[str]:
     except FailedError as error:
         if error.status == NOT_FOUND:
             raise FaultError(f"{error.words[0]} was not found there: install it, or set python") from error
+        if error.status == KILLED or crashed(error.status):
+            raise CrashError(last_words(error.said, error.status)) from error
         raise FaultError(last_words(error.said, error.status)) from error
 
 

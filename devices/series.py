@@ -60,7 +60,7 @@ class Series:
         Where these are few: those beside which it was in the faster half of its times.
         """
         most_ms = calm_ms if self.calm(calm_ms) >= ENOUGH else max(calm_ms, statistics.median(self.beside_ms))
-        return [ratio for ratio, ms in zip(self.ratios, self.beside_ms, strict=True) if ms <= most_ms]
+        return [ratio for ratio, ms in zip(self.ratios, self.beside_ms) if ms <= most_ms]
 
     def calm(self, calm_ms: float) -> int:
         """The number of samples taken while the machine was calm."""
@@ -127,7 +127,7 @@ def calm_level(measured: Collection[Series]) -> float:
 
 def nominal_ms(measured: Collection[Series], calm_ms: float) -> float:
     """What a run of the reference takes while the machine is calm."""
-    besides = [zip(series.beside_ms, series.references_ms, strict=True) for series in measured]
+    besides = [zip(series.beside_ms, series.references_ms) for series in measured]
     return statistics.median(ms for pairs in besides for best, runs in pairs if best <= calm_ms for ms in runs)
 
 

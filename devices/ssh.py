@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import signal
 import socket
+import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -49,21 +52,24 @@ class SshHost(RemoteHost):
         """A connection for as long as the block lasts; a host key that is not known is refused."""
         paramiko = _library()
         client = paramiko.SSHClient()
-        known = Path(self.known_hosts).expanduser()
+        known, through = Path(self.known_hosts).expanduser(), self._through()
         try:
             if known.exists():
                 client.load_host_keys(str(known))
             client.set_missing_host_key_policy(paramiko.RejectPolicy())
-            self._log_in(client)
+            self._log_in(client, through)
             yield SshWire(client)
         finally:
+            transport = client.get_transport()
             client.close()
+            if through:
+                _end(through.process, transport)
 
-    def _log_in(self, client: paramiko.SSHClient) -> None:
+    def _log_in(self, client: paramiko.SSHClient, through: Any) -> None:
         paramiko = _library()
         to = self._target()
         try:
-            client.connect(**to, timeout=CONNECT_S, banner_timeout=CONNECT_S, auth_timeout=CONNECT_S)
+            client.connect(**to, sock=through, timeout=CONNECT_S, banner_timeout=CONNECT_S, auth_timeout=CONNECT_S)
         except paramiko.BadHostKeyException as error:
             raise FaultError(
                 f"the key of {to['hostname']} is not the one in {self.known_hosts} (it is {error.key.fingerprint}): "
@@ -88,12 +94,30 @@ class SshHost(RemoteHost):
             raise DroppedError(f"{to['hostname']} port {to['port']}: {error.strerror or error}") from error
         _watch(client)
 
-    def _target(self) -> dict[str, Any]:
-        """Where and as whom to log in: what is set here, else what OpenSSH's configuration says of the alias."""
-        config = Path(self.config).expanduser()
-        said: dict[str, Any] = (
-            dict(_library().SSHConfig.from_path(str(config)).lookup(self.address)) if config.is_file() else {}
+    def _said(self) -> dict[str, Any]:
+        """What OpenSSH's configuration says of the alias."""
+        config = Path(self.config).expanduser() if self.config else None
+        return (
+            dict(_library().SSHConfig.from_path(str(config)).lookup(self.address))
+            if config and config.is_file()
+            else {}
         )
+
+    def _through(self) -> Any:
+        """The program that carries the connection where the configuration names one, or a machine to jump through."""
+        said, to = self._said(), self._target()
+        if (command := said.get("proxycommand", "none")) != "none":
+            return _library().ProxyCommand(command)
+        if (jump := said.get("proxyjump", "none")) != "none":
+            *before, last = jump.split(",")
+            words = ["ssh", "-F", str(Path(self.config).expanduser()), "-o", "BatchMode=yes"]
+            words += ["-W", f"{to['hostname']}:{to['port']}", *(["-J", ",".join(before)] if before else [])]
+            return _library().ProxyCommand(shlex.join([*words, last if "://" in last else f"ssh://{last}"]))
+        return None
+
+    def _target(self) -> dict[str, Any]:
+        """Where and as whom to log in: what is set here, else what the configuration says of the alias."""
+        said = self._said()
         key = Path(self.key).expanduser()
         if self.key and not key.is_file():
             raise FaultError(f"there is no key {key}: see key, or make one with ssh-keygen")
@@ -135,6 +159,19 @@ class SshWire:
             raise DroppedError("the connection broke")
         if status != 0:
             raise FailedError(words, status, said)
+
+
+def _end(process: subprocess.Popen[bytes], transport: paramiko.Transport | None) -> None:
+    """End a program that carried a connection, and close what led to it: Paramiko leaves it to itself."""
+    with suppress(ProcessLookupError):
+        os.kill(process.pid, signal.SIGTERM)  # not Popen's own, which may forget a process that Paramiko signals, too
+    if transport is not None:
+        transport.join(CONNECT_S)  # its thread may still read what the program wrote
+    process.wait()
+    for pipe in (process.stdin, process.stdout, process.stderr):
+        if pipe:
+            with suppress(OSError):  # what nobody has read any more
+                pipe.close()
 
 
 def _watch(client: paramiko.SSHClient) -> None:

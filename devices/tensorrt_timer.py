@@ -3,7 +3,7 @@
 Needs tensorrt (or tensorrt_rtx with its bindings), and for timing torch with CUDA. Networks are strongly typed: half
 precision and int8 come from the graph. An inference is a CUDA graph, timed by CUDA events. Each model is built several
 times, as builds differ by the tactics that they chose; samples draw one of the builds, so that their spread is part of
-the interval. The timing cache is shared by all builds.
+the interval. Each number of build has a timing cache of its own, as builds that shared one would choose the same.
 """
 
 from __future__ import annotations
@@ -54,8 +54,10 @@ def describe(options: dict[str, Any]) -> dict[str, str]:
     found = {"runtime": compiler, "system": f"{platform.system()} {platform.machine()}", "os": platform.release()}
     if options["compile_only"]:
         return {**found, "gpu": "none: compiled only"}
-    import torch
-
+    try:
+        import torch
+    except ImportError:
+        sys.exit(f"torch missing there, which times on the GPU; run there: {sys.executable} -m pip install torch")
     if not torch.cuda.is_available():
         sys.exit("no GPU there that torch can use; see nvidia-smi, or set compile_only")
     return {**found, "gpu": torch.cuda.get_device_name(), "cuda": str(torch.version.cuda)}
@@ -159,15 +161,19 @@ def _tensors(trt: Any, engine: Any, seed: int) -> Iterator[tuple[str, Any]]:
 
 
 def compile_all(plan: Plan, open_model: Callable[[str], Run], log: Log) -> dict[str, str]:
-    """Compile every model and time none; returns what the compiler rejected, and why. The log stays empty."""
-    errors: dict[str, str] = {}
+    """Compile every model and time none; returns what the compiler rejected, and why. The log has no sample."""
+    errors = {model: timer.CRASHED for model in log.fatal if model in plan.models}
     for number, model in enumerate(plan.models, 1):
+        if model in errors:
+            continue
+        log.note(model, trying=True)
         try:
             open_model(model)
         except (OSError, ImportError, MemoryError):  # of the machine, not of the model
             raise
         except Exception as error:  # as from any compiler
             errors[model] = timer.first_line(error)
+        log.note(model, ended=errors.get(model, "compiled"))
         done = {"settled": number, "total": len(plan.models), "rounds": 1, "fraction": number / len(plan.models)}
         print(json.dumps({**done, "half_width": 0.0, "seconds": log.seconds()}), flush=True)
     return errors

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -12,10 +13,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..errors import FaultError, InputError
+from ..errors import CrashError, FaultError, InputError
 from ..files import digest, write_bytes
 from . import timer
-from .device import Form, Job, Measurements, Progress, Sample, Timing, check_name
+from .device import Device, Form, Job, Measurements, Progress, Sample, Timing, check_name
 from .local import LocalHost
 from .reference import reference_digest, reference_model
 from .remote import PLAN, RESULT, SAMPLES
@@ -142,13 +143,25 @@ class TimedDevice:
             if samples is None:
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hwnas-")))
             else:
-                folder = samples / digest(self.fingerprint())
+                folder = samples / samples_of(self)
             self._write(folder, jobs)
+            names = {model_file(job): job.name for job in jobs}
+            kept = "; what was measured is kept: give the same command again, with --resume" if samples else ""
             try:
-                self.host.work(self.runtime.program, folder, listener(progress))
+                self._work(folder, listener(progress))
             except FaultError as error:
-                raise FaultError(f"{self.name}: {error}") from error
-            return self._read(folder, {model_file(job): job.name for job in jobs})
+                said = re.sub(r"\w+\.onnx", lambda file: names.get(file[0], file[0]), str(error))
+                raise FaultError(f"{self.name}: {said}{kept}") from error
+            return self._read(folder, names)
+
+    def _work(self, folder: Path, listen: Callable[[str], None]) -> None:
+        """Run the measuring program; again where a model brought it down, as the second time it leaves that out."""
+        while True:
+            try:
+                return self.host.work(self.runtime.program, folder, listen)
+            except CrashError:
+                if not timer.blame(folder / SAMPLES):
+                    raise
 
     def _write(self, folder: Path, jobs: Sequence[Job]) -> None:
         """Put the models, the reference and the plan where the measuring program finds them."""
@@ -170,7 +183,7 @@ class TimedDevice:
         errors = {names[model]: reason for model, reason in result["errors"].items()}
         timings = {names[m]: Timing(names[m], **timing) for m, timing in result["timings"].items()}
         lines = timer.read_samples(folder / SAMPLES)
-        taken = [line for line in lines if line["model"] in names]
+        taken = [line for line in lines if line["model"] in names and timer.is_sample(line)]
         samples = tuple(Sample.of_line(names[line["model"]], line) for line in taken)
         return Measurements(
             timings,
@@ -181,6 +194,11 @@ class TimedDevice:
             errors,
             self.effort.tolerance,
         )
+
+
+def samples_of(device: Device) -> str:
+    """The folder for a device's samples within one for samples: its own as long as it stays what it is."""
+    return digest(device.fingerprint())
 
 
 def foreign(machine: Mapping[str, str]) -> bool:

@@ -19,7 +19,9 @@ few did, it is the better half of them that counts). A model's figure is the med
 count; it leaves when the interval of that median is narrow enough, or a cap is reached.
 
 Each sample is a line of FOLDER/samples.jsonl as soon as it is taken; started again, the program goes on from
-there. FOLDER/result.json is written at the end. Standard output has one JSON line of progress per round.
+there. A line before a model's first sample says that it is tried: where a crash ended the program there, its caller
+adds a line that says so (`blame`), and a model with two of them is not tried again. FOLDER/result.json is written at
+the end. Standard output has one JSON line of progress per round.
 """
 
 from __future__ import annotations
@@ -50,11 +52,14 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-METHOD = "fastest of 5 / fastest of 3 + 3, median of calm samples"  # another one gives other figures
 RUNS = 5
 REFERENCE_RUNS = 3  # before, and as many after
+METHOD = f"fastest of {RUNS} / fastest of {REFERENCE_RUNS} + {REFERENCE_RUNS}, median of calm samples"
+"""How a figure comes about: another method gives other figures, and makes another device."""
 RUN_MS = 0.1  # a run repeats a tiny model for this long, so that the clock and the call don't count
 WARM_UP_RUNS = 3
+CRASHES = 2  # of the program, in the first sample of a model: then it is left out
+CRASHED = "the runtime crashed, or the machine had no memory left, when it ran this"
 Run = Callable[[int], tuple[float, float]]  # infer so many times in a row -> ms per inference, by stopwatch and wall
 
 
@@ -70,6 +75,22 @@ def read_samples(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in whole.splitlines()]
 
 
+def is_sample(line: dict[str, Any]) -> bool:
+    """Whether a line of a samples file holds times."""
+    return "runs_ms" in line or "load_ms" in line
+
+
+def blame(path: Path) -> bool:
+    """Note in a samples file that the model which was tried last brought the program down; False where none was."""
+    lines = read_samples(path)
+    if not lines or not lines[-1].get("trying"):
+        return False
+    line = {name: value for name, value in lines[-1].items() if name != "trying"}
+    with path.open("a") as file:
+        file.write(json.dumps({**line, "crashed": True}) + "\n")
+    return True
+
+
 def core_numbers(text: str) -> set[int]:
     """The cores that `0-3,6` names; ValueError if it names none."""
     numbers: set[int] = set()
@@ -81,9 +102,8 @@ def core_numbers(text: str) -> set[int]:
     return numbers
 
 
-def clocks() -> dict[str, float]:
+def clocks(system: Path = Path("/sys")) -> dict[str, float]:
     """The fastest core's clock in MHz and the hottest sensor in degrees Celsius, where the system tells them."""
-    system = Path("/sys")
     khz = _numbers_in(system.glob("devices/system/cpu/cpu*/cpufreq/scaling_cur_freq"))
     heat = _numbers_in(system.glob("class/thermal/thermal_zone*/temp"))
     told = {"mhz": max(khz, default=0) / 1e3, "celsius": max(heat, default=0) / 1e3}
@@ -107,9 +127,12 @@ class Log:
         self._file = path.open("a", buffering=1)  # line by line: a kill loses nothing that was finished
         if fcntl is not None:  # a program whose parent was killed may still be in its last round: wait for it
             fcntl.flock(self._file, fcntl.LOCK_EX)
-        for sample in read_samples(path):
-            self._count(sample)
-            self.rounds, self.earlier_s = sample["round"], sample["seconds"]
+        crashes: defaultdict[str, int] = defaultdict(int)
+        for line in read_samples(path):
+            self._count(line)
+            self.rounds, self.earlier_s = line["round"], line["seconds"]
+            crashes[line["model"]] += "crashed" in line
+        self.fatal = [model for model, times in crashes.items() if times >= CRASHES]
         self._start_s = time.perf_counter()
 
     def seconds(self) -> float:
@@ -118,10 +141,17 @@ class Log:
 
     def append(self, model: str, **times_ms: list[float]) -> None:
         """Keep one sample of the current round."""
-        sample = {"model": model, "round": self.rounds, "seconds": round(self.seconds(), 3)}
-        sample |= {name: [round(ms, 6) for ms in values] for name, values in times_ms.items()}
-        self._file.write(json.dumps({**sample, **clocks()}) + "\n")
-        self._count(sample)
+        times = {name: [round(ms, 6) for ms in values] for name, values in times_ms.items()}
+        self._count(self._line(model, **times, **clocks()))
+
+    def note(self, model: str, **words: Any) -> None:
+        """Say of a model that it is tried, or how that ended where there is no sample."""
+        self._line(model, **words)
+
+    def _line(self, model: str, **fields: Any) -> dict[str, Any]:
+        line = {"model": model, "round": self.rounds, "seconds": round(self.seconds(), 3), **fields}
+        self._file.write(json.dumps(line) + "\n")
+        return line
 
     def unfinished(self, plan: Plan, errors: Collection[str]) -> list[str]:
         """The models that need more samples."""
@@ -132,12 +162,12 @@ class Log:
         """End the file; what is in it stays."""
         self._file.close()
 
-    def _count(self, sample: dict[str, Any]) -> None:
-        if "load_ms" in sample:
-            series = self.series[sample["model"]]
-            series.load_ms, (series.load_s,) = sample["load_ms"], sample["load_s"]
-        else:
-            self.series[sample["model"]].add(sample)
+    def _count(self, line: dict[str, Any]) -> None:
+        if "load_ms" in line:
+            series = self.series[line["model"]]
+            series.load_ms, (series.load_s,) = line["load_ms"], line["load_s"]
+        elif is_sample(line):
+            self.series[line["model"]].add(line)
 
 
 def take_sample(run: Run, reference: Run) -> dict[str, list[float]]:
@@ -176,13 +206,15 @@ def measure(plan: Plan, open_model: Callable[[str], Run], log: Log) -> dict[str,
 
     A model that fails is left out; returns the reasons, by model.
     """
-    errors: dict[str, str] = {}
+    errors = {model: CRASHED for model in log.fatal if model in plan.models}
     while order := log.unfinished(plan, errors):
         log.rounds += 1
         random.Random(f"{plan.seed}/{log.rounds}").shuffle(order)
         reference = open_model(plan.reference)
         reference(WARM_UP_RUNS)
         for model in order:
+            if not log.series[model].ratios:
+                log.note(model, trying=True)
             try:
                 sample = take_sample(open_model(model), reference)
             except (OSError, ImportError, MemoryError):  # of the machine, not of the model
@@ -191,6 +223,7 @@ def measure(plan: Plan, open_model: Callable[[str], Run], log: Log) -> dict[str,
                 if log.series[model].ratios:  # it ran before
                     sys.exit(f"{model} failed in round {log.rounds}, after it had run: {first_line(error)}")
                 errors[model] = first_line(error)
+                log.note(model, ended=errors[model])
             else:
                 log.append(model, **sample)
         print(json.dumps(progress(plan, log)), flush=True)
@@ -271,6 +304,7 @@ def main(
         return
     folder = Path(arguments[0])
     plan = Plan(**json.loads((folder / "plan.json").read_text()))
+    (folder / "result.json").unlink(missing_ok=True)  # of other models, or of fewer samples
     if plan.cores:
         pin(plan.cores)
     log = Log(folder / "samples.jsonl")
@@ -284,4 +318,4 @@ def main(
     except OSError as error:
         with suppress(OSError):
             log.close()  # here, as Python would complain of what is left to write after our last word
-        sys.exit(f"cannot write in {folder}: {error.strerror}; make room there, then measure again (--resume)")
+        sys.exit(f"cannot write in {folder}: {error.strerror}; make room there")

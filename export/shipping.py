@@ -15,6 +15,8 @@ from .onnx_model import OPSET
 
 OLDEST_OPSET = 13  # the first with the scales per channel of int8; ONNX Runtime 1.6, of 2020, reads it
 UNCHANGED_SINCE = 14  # the converter can't go below: it knows no way back for the new number types of 14
+MARK = "hwnas."
+"""What the names begin with under which an exported file says what it is."""
 NEWEST_OPSET = onnx.defs.onnx_opset_version()
 LATER = {
     "ReduceMean": ("noop_with_empty_axes", 18),
@@ -94,7 +96,7 @@ def described(model: onnx.ModelProto, words: Mapping[str, str]) -> onnx.ModelPro
     """A copy of `model` that says in `metadata_props`, under names that begin with `hwnas.`, what it is."""
     told = onnx.ModelProto()
     told.CopyFrom(model)
-    onnx.helper.set_model_props(told, {f"hwnas.{name}": text for name, text in words.items()})
+    onnx.helper.set_model_props(told, {f"{MARK}{name}": text for name, text in words.items()})
     told.producer_name = "hwnas"
     return told
 

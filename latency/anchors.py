@@ -2,8 +2,8 @@
 
 The reference takes out what slows all computing alike. It does not take out what slows large networks more than small
 ones: neighbours on a shared host, who use its caches and memory, a phone that is warm. So the networks that calibrated
-the table tell by how much networks of each size take longer now, and that is taken out, too: a later measurement is in
-the milliseconds of the table.
+the table tell by how much networks of each size take longer now, and that is taken out, too, unless it is too much to
+pass again (`MOOD`): a later measurement is in the milliseconds of the table.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..export.onnx_model import layers_to_onnx
 from ..progress import Progress, silent
 from ..supernet.layer import Layer
 from ..supernet.space import Arch, SearchSpace
-from .profile import device_progress, network_jobs, network_name
+from .profile import MORE, check_noise, device_progress, network_jobs, network_name
 from .regression import regress
 from .table import LatencyTable
 
@@ -27,6 +27,7 @@ FEW = 8  # anchors, where a single network is measured beside them
 LEVEL, SLOPE = 0.3, 0.02  # how far networks are likely to change alike, and more so where they take e times as long
 NOISES, NOISE = (0.003, 0.005, 0.007, 0.01, 0.015, 0.02, 0.03, 0.05), 0.007  # of two measurements of one network
 WORTH_A_WORD = 0.05  # a change from which on the user is told
+MOOD = 0.1  # a larger one is none of the machine's mood: the device is another one, and it is not taken out
 UNTOLD = ("emulated", "compiled", "measured elsewhere")  # no times, or times of another day that lie there
 
 
@@ -50,6 +51,11 @@ class Change:
         """How many times as long a network takes that takes `ms` now."""
         return float(np.exp(self.level + self.slope * np.log(ms / self.middle_ms)))
 
+    @property
+    def passing(self) -> bool:
+        """Whether it is so small that it may pass, as the mood of a machine does."""
+        return abs(float(np.expm1(self.level))) <= MOOD
+
 
 @dataclass(frozen=True)
 class Beside:
@@ -64,9 +70,12 @@ class Beside:
         return self.change.factor(self.found.timings[name].ratio * self.reference_ms)
 
     def table_ms(self, name: str, ratio: float | None = None) -> float:
-        """What a job takes, in ms of the table: its median, or another statistic's `ratio` to the reference."""
-        median = self.found.timings[name].ratio
-        return (median if ratio is None else ratio) * self.reference_ms / self.factor(name)
+        """What a job takes, in ms of the table: its median, or another statistic's `ratio` to the reference.
+
+        A change since the table was made is taken out where it may pass; a larger one is what the device takes now.
+        """
+        ms = (self.found.timings[name].ratio if ratio is None else ratio) * self.reference_ms
+        return ms / self.factor(name) if self.change.passing else ms
 
     def timing(self, arch: Arch) -> Timing:
         """How long a whole network took, against the reference."""
@@ -99,13 +108,15 @@ def measure_networks(
 ) -> Beside:
     """Whole networks of a table's space, timed on its device beside its anchors.
 
-    FaultError names a network that can't run.
+    FaultError names a network that can't run, or says that the machine was too noisy to tell anything.
     """
     anchors = anchors_of(table)
     wanted = list(dict.fromkeys([*archs, *(anchor.arch for anchor in anchors)]))
     progress(0, 1, f"exporting the layers of {len(wanted)} networks to ONNX")
     jobs = jobs_of(table.space, wanted, device.form, table.space.layers())
     found = device.measure(jobs, device_progress(progress), samples).complete(device.name)
+    if table.device.get("label") != "emulated":  # whose times mean nothing anyway
+        check_noise(device.name, found, MORE if samples else "measure again", what="what is measured")
     return beside(found, anchors, table.reference_ms)
 
 

@@ -98,7 +98,7 @@ def told(
     timings = [found.timings[network_name(arch)] for arch in archs]
     measured_ms = np.array([timing.ratio * unit for timing in timings])
     layers_ms = np.maximum(measured_ms - overhead_ms, LEAST * measured_ms)
-    weights, margin = fit_layers(layers, count, items, layers_ms)
+    weights, margin, error = fit_layers(layers, count, items, layers_ms)
     ms = np.exp(layers.mean + weights @ layers.factors) + overhead_ms
     entries = {layer: Entry(0, 0, 0, 0) for layer in space.layers()} | {
         layer: Entry(value, value, value, 1) for layer, value in zip(timed, ms.tolist(), strict=True)
@@ -107,12 +107,13 @@ def told(
     rows = tuple(raw.network(arch, value) for arch, value in zip(archs, measured_ms.tolist(), strict=True))
     calibration = Calibration(1.0, overhead_ms, margin, overhead_ms, rows)
     p95 = felt_as(calibration, [timing.p95 / timing.ratio for timing in timings])
-    return replace(raw, calibration=calibration, felt={"p95": p95})
+    return replace(raw, calibration=calibration, felt={"p95": p95}, told_error=error)
 
 
-def fit_layers(layers: Prior, count: Floats, items: Sequence[int], measured_ms: Floats) -> tuple[Floats, float]:
+def fit_layers(layers: Prior, count: Floats, items: Sequence[int], measured_ms: Floats) -> tuple[Floats, float, float]:
     """Weights of the layers' factors that explain the networks `items` of a pool, and the margin of the whole pool.
 
+    The last is what the measured networks were missed by when each was left out in turn: the mean, as a fraction.
     What a network takes is linear in the factors only nearby: so it is made linear again where the last fit lies
     (Gauss-Newton).
     """
@@ -121,7 +122,7 @@ def fit_layers(layers: Prior, count: Floats, items: Sequence[int], measured_ms: 
         known = network_prior(layers, count, weights)
         fitted = transfer(known, items, measured_ms)
         weights = fitted.weights
-    return weights, run_margin(fitted.deviation)
+    return weights, run_margin(fitted.deviation), fitted.error
 
 
 def layer_prior(layers: Sequence[Layer], earlier: Sequence[LatencyTable]) -> Prior:

@@ -107,7 +107,16 @@ def measured(
     if len(names) < len(models):
         raise InputError(f"two layers of {space} print alike, and their times could not be told apart: rename one")
     while True:
-        pool = spread(space, flops, POOL * networks, seed, without=rejected)
+        try:
+            pool = spread(space, flops, POOL * networks, seed, without=rejected)
+        except InputError as error:
+            if not rejected:
+                raise
+            layer, reason = next(iter(rejected.items()))
+            others = f" (and {len(rejected) - 1} other layers)" if len(rejected) > 1 else ""
+            raise FaultError(
+                f"{device.name} can't run {layer}{others}: {reason}; no network of {space} is left without"
+            ) from error
         pool = [arch for arch in pool if any(models[node.layer] for node in space.graph(arch))]
         count = min(networks, (len(pool) + 1) // 2)  # of few, as many are left for a validation
         archs = [pool[i] for i in most_telling([outline(space, arch, models) for arch in pool], count)]
@@ -176,8 +185,8 @@ def felt_as(calibration: Calibration, ratios: Sequence[float]) -> Calibration:
     return calibration.times(middle, float(stats.t.isf(ABOVE, n - 1)) * spread_of)
 
 
-def check_noise(name: str, found: Measurements, remedy: str) -> None:
-    """FaultError with a remedy where timings are known too poorly for a table that one can trust.
+def check_noise(name: str, found: Measurements, remedy: str, what: str = "a table") -> None:
+    """FaultError with a remedy where timings are known too poorly for `what` they are taken for.
 
     That is where half of the intervals are wider than the tolerance, or one five times as wide.
     """
@@ -185,7 +194,7 @@ def check_noise(name: str, found: Measurements, remedy: str) -> None:
     worst = max(found.timings.values(), key=lambda timing: timing.half_width)
     if typical > found.tolerance or worst.half_width > WORST * found.tolerance:
         raise FaultError(
-            f"{name} was too noisy for a table: timings are known to +-{typical:.1%} only, {worst.name} to "
+            f"{name} was too noisy for {what}: timings are known to +-{typical:.1%} only, {worst.name} to "
             f"+-{worst.half_width:.1%}; end what else runs there, then {remedy}"
         )
 

@@ -72,7 +72,8 @@ class LatencyTable:
     reference, times this, less what has changed since (`anchors`). `felt` holds calibrations for other statistics than
     the median: `p95`, and `sustained` (after `sustained_s` under load). `rejected` are
     layers that can't run there, with the reason. `validation` is what `hwnas validate` found. `told_by` are the devices
-    whose tables told the layers, where networks alone were measured (`profile --from`).
+    whose tables told the layers, where networks alone were measured (`profile --from`); `told_error` is what these were
+    missed by when each was left out in turn: the mean, as a fraction.
     """
 
     device: Mapping[str, str]
@@ -85,6 +86,7 @@ class LatencyTable:
     rejected: Mapping[Layer, str] = field(default_factory=dict)
     validation: Mapping[str, Any] | None = None
     told_by: tuple[str, ...] = ()
+    told_error: float | None = None
 
     @property
     def name(self) -> str:
@@ -246,6 +248,7 @@ class LatencyTable:
             "rejected": [{**asdict(layer), "reason": reason} for layer, reason in self.rejected.items()],
             "validation": self.validation,
             "told_by": list(self.told_by),
+            "told_error": self.told_error,
             "entries": layers,
         }
         write_json(Path(path), "table", VERSION, data)
@@ -273,6 +276,7 @@ class LatencyTable:
                 {_layer(row): row["reason"] for row in data["rejected"]},
                 data["validation"],
                 tuple(data["told_by"]),
+                data.get("told_error"),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path} is a damaged table ({error}): profile it again") from error

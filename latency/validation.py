@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..devices import Device
+from ..devices.timed import samples_of
 from ..progress import Progress, silent
 from ..supernet.ranking import kendall_tau
 from ..supernet.space import Arch
-from .anchors import Beside, measure_networks
+from .anchors import Beside, Change, measure_networks
 from .profile import network_name
 from .spread import spread
 from .table import LatencyTable
@@ -52,8 +54,9 @@ class Validation:
 
     `kept` is the fraction of networks that took no longer than the upper end of their interval. `slower` says by how
     much longer the reference takes now than when the table was made, `changed` by how much longer, against the
-    reference, the network for which that changed most; it is taken out of `measured_ms`. `predictors` has the
-    cross-validated score on the same networks of each predictor that there is, where these are enough to compare.
+    reference, the network for which that changed most; where it may pass (`Change.passing`) it is taken out of
+    `measured_ms`. `predictors` has the cross-validated score on the same networks of each predictor that there is,
+    where these are enough to compare.
     """
 
     nets: int
@@ -80,23 +83,28 @@ def validate(
     pause_s: float = 60.0,
     seed: int = 1,
     progress: Progress = silent,
+    samples: Path | None = None,
 ) -> Validation:
     """Measure `nets` networks, spread over the table's range and not used to calibrate it, twice.
 
     The second measurement starts `pause_s` after the first has ended: their difference is the repeat floor,
-    the error that no prediction can go below. A device that was measured elsewhere measures only once.
+    the error that no prediction can go below. A device that was measured elsewhere measures only once. `samples` is a
+    folder that keeps every sample at once, for a later call. FaultError where the machine was too noisy to judge.
     """
     table.check_timed()
     started = time.perf_counter()
     used = {network.arch for network in table.calibration.networks}
     archs = spread(table.space, table.cost or table.predict_many, nets, seed, exclude=used, without=table.rejected)
     passes: list[Beside] = []
-    for _ in range(1 if table.device["label"] == "measured elsewhere" else 2):
-        if passes:
+    for number in range(1 if table.device["label"] == "measured elsewhere" else 2):
+        kept = samples / str(number) if samples else None
+        if passes and not (kept and (kept / samples_of(device)).exists()):
             wait(pause_s, progress)
-        passes.append(measure_networks(table, device, archs, progress=progress))
-    first, second = (np.array([seen.network_ms(arch) for arch in archs]) for seen in (passes[0], passes[-1]))
+        passes.append(measure_networks(table, device, archs, kept, progress))
     changed = max((passes[0].factor(network_name(arch)) - 1 for arch in archs), key=abs)
+    if not all(seen.change.passing for seen in passes):  # of both, or of none: else they would differ by it
+        passes = [replace(seen, change=Change()) for seen in passes]
+    first, second = (np.array([seen.network_ms(arch) for arch in archs]) for seen in (passes[0], passes[-1]))
     raw_ms = np.array([passes[0].timing(arch).raw_ms for arch in archs])
     again = second if len(passes) > 1 else None
     seconds, slower = time.perf_counter() - started, passes[0].found.reference_ms / table.reference_ms - 1

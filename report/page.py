@@ -212,7 +212,8 @@ def _predicted(inputs: Inputs, networks: Sequence[Network]) -> list[Mapping[str,
 
 def _heat(name: str, it: Any) -> Html:
     rows = [[row["layer"], row["option"], *_ms(row["ms"], row["low"], row["high"])] for row in table_rows(it)]
-    label = f"Latency of {len(rows)} layers on {it.name}"
+    what = "Times, which are no latency," if it.device.get("label") == "emulated" else "Latency"
+    label = f"{what} of {len(rows)} layers on {it.name}"
     device = ", ".join(f"{key}: {value}" for key, value in it.device.items() if key not in ("name", "reference"))
     return _chart(table_chart(it), label, f"{name}; {device}", ["layer", "option", "ms", "low", "high"], rows)
 

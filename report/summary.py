@@ -153,6 +153,8 @@ def _sure(inputs: Inputs, network: Network, times: Sequence[Times]) -> Iterator[
 def _table_words(device: str, table: LatencyTable | None) -> str:
     if table is None:
         return f"The table of {device} is not among these files."
+    if table.device.get("label") == "emulated":
+        return f"{device} is emulated: its times are no latency of any device."
     found: Any = table.validation
     if not found:
         return f"The table of {device} was never validated (hwnas validate)."

@@ -157,21 +157,34 @@ class Feasible:
     @cached_property
     def completions(self) -> Completions | None:
         """What the draws are counted by; None where no limit is on an additive cost, or all architectures keep it."""
-        costs = [cost.affine(1 / self.problem.limits[name], 0) for name, cost in self._additive.items()]
-        counted = [Completions(_mean(costs, weights), 1.0) for weights in _weights(len(costs))]
+        counted = [Completions(mean, 1.0) for _, mean in means(self.problem)]
         tightest = min(counted, key=lambda one: one.share, default=None)
         return None if tightest is None or tightest.share >= ALL else tightest
 
     @cached_property
     def _additive(self) -> dict[str, AdditiveCost]:
-        costs = {name: self.problem.costs[name] for name in self.problem.limits}
-        return {name: cost for name, cost in costs.items() if isinstance(cost, AdditiveCost)}
+        return additive_limited(self.problem)
 
     def _keeps(self, genes: NDArray[np.int64]) -> NDArray[np.bool_]:
         kept = np.ones(len(genes), dtype=bool)
         for name, cost in self._additive.items():
             kept &= cost(genes) <= self.problem.limits[name]
         return kept
+
+
+def additive_limited(problem: Problem) -> dict[str, AdditiveCost]:
+    """The limited costs that are sums over genes, by name."""
+    costs = {name: problem.costs[name] for name in problem.limits}
+    return {name: cost for name, cost in costs.items() if isinstance(cost, AdditiveCost)}
+
+
+def means(problem: Problem) -> list[tuple[tuple[str, ...], AdditiveCost]]:
+    """Weighted means of such costs as fractions of their limits, and whose: what keeps all limits keeps each to 1."""
+    costs = {name: cost.affine(1 / problem.limits[name], 0) for name, cost in additive_limited(problem).items()}
+    return [
+        (tuple(name for name, weight in zip(costs, weights, strict=True) if weight), _mean([*costs.values()], weights))
+        for weights in _weights(len(costs))
+    ]
 
 
 def _weights(n: int) -> list[tuple[float, ...]]:

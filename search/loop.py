@@ -41,6 +41,7 @@ STRATEGIES: dict[str, Callable[[], StrategySettings]] = {
 Progress = Callable[[int, int, Evaluation], None]
 
 BATCH = 1000  # candidates asked for at once even when less budget is left: pricing is cheap in bulk
+PROBES = 20  # candidates at most of which one is evaluated to tell how long that takes
 SMALL = 50_000  # genes that may be looked at to list a whole space when candidates bring nothing new
 
 
@@ -64,9 +65,17 @@ def search(
         raise InputError(f"patience={patience} must be at least 1")
     ledger = _Ledger(problem, spend, progress)
     ledger.reach.check()
-    running = _settings(strategy)(problem, random.Random(seed), spend.expected)
+    if spend.evaluations is None and spend.minutes is not None:  # how many that will be, one has to tell
+        for arch in Random()(problem, random.Random(seed), 1).ask(PROBES):
+            ledger.judge([arch])
+            if ledger.evaluated:
+                break
+        if ledger.evaluated and spend.over(ledger.seconds):
+            return ledger.result("time")
+    expected = min(spend.expected, len(ledger.evaluated) + ledger.left)
+    running = _settings(strategy)(problem, random.Random(seed), expected)
     while True:
-        candidates = running.ask(max(BATCH, min(ledger.left, spend.expected)))
+        candidates = running.ask(max(BATCH, min(ledger.left, expected)))
         told = ledger.judge(candidates)
         ended = ledger.ended(patience) if candidates else "strategy"
         if ended:
@@ -101,17 +110,19 @@ class _Ledger:
         """Price what is not known yet, evaluate the feasible within the budget, answer for all."""
         archs = [self.problem.space.canonical(arch) for arch in candidates]
         priced = self.problem.priced([arch for arch in dict.fromkeys(archs) if arch not in self.evaluated])
-        feasible = [evaluation for evaluation in priced if evaluation.feasible][: self.left]
+        feasible = [evaluation for evaluation in priced if evaluation.feasible]
+        if self.budget.evaluations is not None:
+            feasible = feasible[: self.budget.evaluations - len(self.evaluated)]
         self.priced += len(candidates)
         self.fruitless = 0 if feasible else self.fruitless + len(candidates)
         if feasible:
-            self._evaluate(self._ordered(feasible))
+            self._evaluate(feasible)
         elif not self.evaluated:
             self.reach.note(priced)
         answers = {evaluation.arch: evaluation for evaluation in priced}
         return [self.evaluated.get(arch) or answers[arch] for arch in archs]
 
-    def _ordered(self, feasible: list[Evaluation]) -> list[Evaluation]:
+    def _ordered(self, feasible: Sequence[Evaluation]) -> Sequence[Evaluation]:
         """The same, neighbours beginning alike, which are evaluated faster; as asked, if not all may be evaluated."""
         if self.budget.evaluations is None or self.budget.minutes is not None:
             return feasible
@@ -138,7 +149,7 @@ class _Ledger:
         return SearchResult(tuple(self.evaluated.values()), self.priced, self.seconds, ended)
 
     def _evaluate(self, feasible: Sequence[Evaluation]) -> None:
-        for evaluation in self.problem.evaluated(feasible):
+        for evaluation in self.problem.evaluated(self._ordered(feasible)):
             self.evaluated[evaluation.arch] = evaluation
             if self.best is None or (not evaluation.estimated and rank_key(evaluation) < rank_key(self.best)):
                 self.best, self.best_at = evaluation, len(self.evaluated)
@@ -147,6 +158,9 @@ class _Ledger:
                 self.progress(len(self.evaluated), len(self.evaluated) + left, self.best)
             if not left:
                 break
+        for evaluation in feasible:  # the history is in the order in which they were asked for
+            if evaluation.arch in self.evaluated:
+                self.evaluated[evaluation.arch] = self.evaluated.pop(evaluation.arch)
 
     @cached_property
     def _feasible_in_all(self) -> int | None:

@@ -62,7 +62,7 @@ class _PredictorStrategy:
             return self.novel.drawn(min(n, missing), n)
         size, pool = min(n, self.batch), self._pool()
         if len(self.known) < LEARNING:  # the nearest to the limits: infeasible ones cost nothing
-            return self.novel.filled(self.novel.new(pool[: min(n, SEEKING)]), size, n)
+            return self.novel.filled(self.novel.new(pool[: size if self.any_kept else min(n, SEEKING)]), size, n)
         if not self.any_kept:  # all that keep the limits are known, it seems
             return self.novel.drawn(size, n)
         self.surrogate.fit(list(self.known), [evaluation.accuracy for evaluation in self.known.values()])

@@ -7,7 +7,10 @@ from collections.abc import Callable, Sequence
 
 from ..errors import InfeasibleError
 from ..supernet.additive import AdditiveCost
+from .feasible import means
 from .problem import Evaluation, Problem, rank_key
+
+TOGETHER = 1e-9  # by how much several limits must be missed together: less is rounding
 
 
 class Reach:
@@ -19,7 +22,7 @@ class Reach:
         self.nearest: Evaluation | None = None
 
     def check(self) -> None:
-        """InfeasibleError if a limit lies below all that its cost can reach."""
+        """InfeasibleError if a limit lies below all that its cost can reach, or several below all that they reach."""
         for name, limit in self.problem.limits.items():
             low, high = self.ranges[name]
             if limit < low <= high:
@@ -27,6 +30,17 @@ class Reach:
                     f"limit {name}={_text(limit)} is out of reach: architectures of {self.problem.space} cost "
                     f"{_text(low)} to {_text(high)}; ask for at least {_text(_rounded_up(low))}"
                 )
+
+        reached = [(mean.bounds()[0], names) for names, mean in means(self.problem)]
+        least, names = max(reached, default=(0.0, ()))
+        if least > 1 + TOGETHER:
+            limits = " and ".join(f"{name}={_text(self.problem.limits[name])}" for name in names)
+            ends = [(name, *map(_text, self.ranges[name])) for name in names]
+            known = ", ".join(f"{name} from {low} to {high}" for name, low, high in ends)
+            raise InfeasibleError(
+                f"no architecture of {self.problem.space} keeps {limits} together, though each alone can be kept "
+                f"({known}): raise one, or all by {least - 1:.1%} at least"
+            )
 
     def note(self, priced: Sequence[Evaluation]) -> None:
         """Learn from priced candidates."""

@@ -19,6 +19,7 @@ from .strategy import Strategy
 UNITS, LAYERS, SPREAD = 35, 2, 0.08  # of the paper's controller; its first weights are uniform in -0.08..0.08
 SEEKING = 50  # networks at once, while none of them keeps the limits
 PROBES = 200  # architectures that tell how many options a gene can have, where that depends on others
+LONGER = 4  # times the longest of these: what is written so far is ended at random
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class _ReinforceStrategy:
         self.controller = Controller(_most_options(problem.space, rng), self.random)
         self.optimizer = torch.optim.Adam(self.controller.parameters(), lr=settings.lr)
         self.written: dict[Arch, tuple[torch.Tensor, torch.Tensor]] = {}  # log-probability and entropy, by canonical
+        self.rng, self.longest = rng, LONGER * max(len(problem.space.sample(rng)) for _ in range(PROBES))
         self.mean: float | None = None
         self.variance, self.told = 0.0, 0
 
@@ -107,6 +109,9 @@ class _ReinforceStrategy:
         for i in itertools.count():
             options = [self.space.choices(arch) for arch in archs]
             if not any(options):
+                break
+            if i >= self.longest:  # of a space without end: the controller may never choose to stop
+                archs = [self.space.grow(arch, self.rng) for arch in archs]
                 break
             logits, state = self.controller(last, state)
             allowed = np.arange(logits.shape[1]) < np.array([[count or 1] for count in options])

@@ -14,7 +14,7 @@ Ended = Literal["budget", "time", "converged", "space", "patience", "strategy", 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The evaluated architectures, all of which keep the limits, in the order of their evaluation.
+    """The evaluated architectures, all of which keep the limits, in the order in which they were asked for.
 
     `priced` counts the candidates whose costs were asked for, repeats included. `ended` says what ran out
     first: the budget of evaluations, that of time, the hope for a better one, the architectures of the space, the
@@ -35,7 +35,9 @@ class SearchResult:
         """Every evaluation that was better than all before it, with its number; none where a front answered."""
         found: list[tuple[int, Evaluation]] = []
         for number, evaluation in enumerate(self.history if self.ended != "front" else (), 1):
-            if not found or (not evaluation.estimated and rank_key(evaluation) < rank_key(found[-1][1])):
+            if evaluation.estimated or math.isnan(evaluation.accuracy):
+                continue
+            if not found or (rank_key(evaluation) < rank_key(found[-1][1])):
                 found.append((number, evaluation))
         return found
 

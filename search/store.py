@@ -19,7 +19,8 @@ from ..errors import FaultError, InputError, MismatchError, write_fault
 from ..supernet.space import Arch
 from .problem import one_each
 
-STORE = "evaluations.sqlite"  # its name in the folder of a run
+STORE = "evaluations.sqlite"
+"""The name of the store in the folder of a run."""
 VERSION = 1
 SCHEMA = """
 CREATE TABLE evaluations (
@@ -122,6 +123,17 @@ class EvaluationStore:
                 (key, _text(arch), len(right), np.packbits(right).tobytes()),
             )
         return self.answers(key, arch)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other searches from what lies beside the store while inside; they wait."""
+        with self._errors():
+            self._database.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        finally:
+            with self._errors():
+                self._database.execute("COMMIT")
 
     def close(self) -> None:
         """Close the file; the store can't be used afterwards."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from ..errors import InputError
+from ..errors import FaultError, InputError
 from ..files import digest
 from .pictures import Pictures
 from .sources import IN_MEMORY, Split, load_source, stratified
@@ -56,9 +56,12 @@ def load_data(spec: str, space: SearchSpace, seed: int = 0, data_dir: Path | Non
         val = fit(source.val, channels, size_px, spec)
     else:
         train, val = stratified(train, round(source.val_fraction * len(train)), seed)
-    if isinstance(val.images, Pictures) and val.images.shape.numel() <= IN_MEMORY:
-        val = Split(val.images[:], val.labels)  # every candidate of a search looks at them
-    mean, std = moments(train.images)
+    try:
+        if isinstance(val.images, Pictures) and val.images.shape.numel() <= IN_MEMORY:
+            val = Split(val.images[:], val.labels)  # every candidate of a search looks at them
+        mean, std = moments(train.images)
+    except FaultError as error:  # an image that can't be read: nothing has begun, so nothing is to be resumed
+        raise error.__cause__ or error from None
     task, metric = source.task, source.metric
     return Data(spec, train, val, test, source.classes, source.flip, mean, std, task, metric)
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ..errors import InputError
+
 Value = int | float | bool | str
 INPUT = -1  # the index by which a node reads the network's input
 
@@ -34,7 +36,12 @@ class Layer:
             object.__setattr__(self, "params", tuple(sorted(self.params.items())))
 
     def __getitem__(self, name: str) -> Value:
-        return dict(self.params)[name]
+        known = dict(self.params)
+        if name not in known:
+            raise InputError(
+                f"the layer {self} has no {name} (it has: {', '.join(known) or 'nothing'}): add it to params"
+            )
+        return known[name]
 
     @property
     def out_size(self) -> int:

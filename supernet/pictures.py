@@ -12,19 +12,54 @@ from PIL import Image, ImageOps
 
 from ..errors import FaultError, InputError
 
+GREY = ("1", "L", "LA")  # modes of Pillow's
+ORIENTATION = 0x0112  # the tag of EXIF
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+
 
 def read_image(path: Path, size_px: int) -> np.ndarray:
-    """A picture as uint8 (S, S, 1) if it is grey, else (S, S, 3): its shorter side scaled, its middle square."""
+    """A picture as uint8 (S, S, 1) if it is grey, else (S, S, 3): upright, scaled, its middle square."""
     try:
         with Image.open(path) as image:
             if image.mode[0] in "IF":
                 raise ValueError(f"its pixels have the mode {image.mode}, more than 8 bits")
-            grey = image.mode in ("1", "L", "LA")
-            fitted = ImageOps.fit(image.convert("L" if grey else "RGB"), (size_px, size_px))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path} is not a readable image ({error}): replace or remove it") from error
+            grey = image.mode in GREY
+            fitted = ImageOps.fit(_upright(image).convert("L" if grey else "RGB"), (size_px, size_px))
+    except UNREADABLE as error:
+        raise _unreadable(path, error) from error
     pixels = np.asarray(fitted, dtype=np.uint8)
     return pixels[:, :, None] if grey else pixels
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """A picture as the camera was held, where it says so in a way that can be read."""
+    try:
+        turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
+    except Exception:  # of odd tags, many kinds: the picture itself may be whole
+        return image
+    return image if turn is None else image.transpose(turn)
+
+
+def is_grey(path: Path) -> bool:
+    """Whether a picture is grey, by its header alone."""
+    try:
+        with Image.open(path) as image:
+            return image.mode in GREY
+    except UNREADABLE as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> InputError:
+    return InputError(f"{path} is not a readable image ({error}): replace or remove it")
 
 
 @dataclass(frozen=True)
@@ -64,7 +99,7 @@ class Pictures:
         try:
             pixels = read_image(file, self.size_px)
         except InputError as error:  # met by one of several processes, in the middle of the work
-            raise FaultError(f"{error}; then go on with --resume") from error
-        if pixels.shape[2] == 3 and self.channels == 1:
-            return np.asarray(Image.fromarray(pixels).convert("L"), dtype=np.uint8)[:, :, None]
+            raise FaultError(
+                f"{error}, and train anew; if it was whole before, put it back as it was, and go on with --resume"
+            ) from error
         return np.repeat(pixels, self.channels // pixels.shape[2], axis=2)

@@ -24,6 +24,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torchvision
@@ -104,10 +105,19 @@ def read_state(path: Path) -> State:
         raise InputError(f"there is no file {path}: give a FILE.pt, or torchvision:NAME")
     found = load_tensors(path, "a file of weights", REMEDY)
     if isinstance(found, dict):
+        _take_average(found)
         found = next((found[key] for key in NESTED if isinstance(found.get(key), dict)), found)
     if not isinstance(found, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in found.values()):
         raise InputError(f"{path} is no dictionary of tensors: {REMEDY}")
     return {WRAPPERS.sub("", str(key)): tensor.detach().to_dense() for key, tensor in found.items()}
+
+
+def _take_average(saved: dict[str, Any]) -> None:
+    """Give the weights in a checkpoint of ours the values of their average over the steps, as a run holds them."""
+    weights, average = saved.get("model"), saved.get("average")
+    if isinstance(weights, dict) and isinstance(average, dict):
+        for name, value in average.get("weights", {}).items():
+            weights[name].copy_(value)  # in place: other names of the same tensor change with it
 
 
 def initialise_from(supernet: Supernet, source: str) -> Initialised:

@@ -19,16 +19,19 @@ import torchvision
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from ..errors import InputError, unknown_name
+from ..errors import NO_ROOM, InputError, unknown_name, write_fault
 from ..names import import_attribute, is_attribute
 from .metrics import TASKS, check_metric
-from .pictures import Pictures, read_image
+from .pictures import Pictures, is_grey, read_image
 
 CACHE = Path.home() / ".cache" / "hwnas"
 FASHION_MNIST_FOLDERS = (Path("/usr/share/datasets/fashion-mnist"),)
 IN_MEMORY = 2 << 30  # bytes of images: a larger folder's are read when they are needed
-SAMPLE = 1000  # of its files tell whether it is grey
-IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+IMAGE_SUFFIXES = {".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+LEFT_BY_SYSTEMS = {"thumbs.db", "desktop.ini"}  # in folders that are looked at; hidden files are left out, too
+UNSIGNED_BYTES = b"\0\0\x08"  # how such idx files begin
+SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
+"""The names that the folders of a split may have."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +75,8 @@ class Source:
     def __post_init__(self) -> None:
         if not self.metric and self.task in TASKS:
             object.__setattr__(self, "metric", TASKS[self.task].metric)
+        if isinstance(self.classes, list):
+            object.__setattr__(self, "classes", tuple(self.classes))
 
 
 def digits(size_px: int, data_dir: Path | None) -> Source:
@@ -116,10 +121,12 @@ def _torchvision(dataset: Callable[..., Any], data_dir: Path | None, remedy: str
     new = not root.exists()
     try:
         parts = [dataset(root, train=train, download=True) for train in (True, False)]
-    except (OSError, RuntimeError) as error:  # URLError is an OSError
+    except Exception as error:  # of the network, of the disk, and whatever a file cut short makes torchvision raise
         name = getattr(dataset, "__name__", str(dataset))
         if new:
             shutil.rmtree(root, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            raise write_fault(root, error) from error
         raise InputError(f"{name} is not in {root} and can't be downloaded ({error}): {remedy}") from error
     train, test = (_as_split(np.asarray(part.data), part.targets) for part in parts)
     return Source(train, test, tuple(parts[0].classes), flip=True, val_fraction=val_fraction)
@@ -132,7 +139,7 @@ def _as_split(pixels: np.ndarray, labels: object) -> Split:
 
 
 def folder(path: Path, size_px: int) -> Source:
-    """A folder with a sub-folder of images per class, or with such folders named train, test and maybe val.
+    """A folder with a sub-folder of images per class, or with such folders named train, test and maybe val (`SPLITS`).
 
     Images are scaled until their shorter side has `size_px` and cropped to the middle square. They are grey if
     all are. Without test/ a fifth is held out, always the same. More than `IN_MEMORY` bytes are read when they are
@@ -140,17 +147,33 @@ def folder(path: Path, size_px: int) -> Source:
     """
     if not path.is_dir():
         raise InputError(f"there is no folder {path}")
-    parts = [part for part in ("train", "val", "test") if (path / part).is_dir()]
-    classes = _class_names(path / "train" if "train" in parts else path)
-    places = {part: path / part for part in parts} if "train" in parts else {"train": path}
+    places = _places(path)
+    classes = _class_names(places["train"])
+    for place in places.values():
+        if unknown := [name for name in _sub_folders(place) if name not in classes]:
+            raise InputError(f"{place / unknown[0]} is a class that {places['train']} has not: add it, or remove this")
     splits = _read_folders(places, classes, size_px)
     if "test" not in splits:
         splits["train"], splits["test"] = _held_out(splits["train"], path)
     return Source(splits["train"], splits["test"], classes, flip=True, val=splits.get("val"))
 
 
+def _places(path: Path) -> dict[str, Path]:
+    """The folder of each split; of all images where there is none for training."""
+    found = {part: [path / name for name in names if (path / name).is_dir()] for part, names in SPLITS.items()}
+    for folders in found.values():
+        if len(folders) > 1:
+            raise InputError(f"{folders[0]} and {folders[1]} are the same split: remove or rename one")
+    places = {part: folders[0] for part, folders in found.items() if folders}
+    return places if "train" in places else {"train": path}
+
+
+def _sub_folders(path: Path) -> list[str]:
+    return sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
 def _class_names(path: Path) -> tuple[str, ...]:
-    names = sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    names = _sub_folders(path)
     if len(names) < 2:
         raise InputError(f"{path} has {len(names)} sub-folders: one per class is needed, two at least")
     return tuple(names)
@@ -161,32 +184,40 @@ def _read_folders(places: Mapping[str, Path], classes: tuple[str, ...], size_px:
     listed = {part: _listed(place, classes) for part, place in places.items()}
     files = [file for found in listed.values() for file, _ in found]
     if len(files) * 3 * size_px**2 > IN_MEMORY:
-        channels = (
-            3 if any(read_image(file, size_px).shape[2] == 3 for file in files[:: len(files) // SAMPLE + 1]) else 1
-        )
+        channels = 1 if all(is_grey(file) for file in files) else 3
         return {
             part: Split(Pictures(tuple(file for file, _ in found), size_px, channels), _labels(found))
             for part, found in listed.items()
         }
     images = {file: read_image(file, size_px) for file in files}
     channels = max(image.shape[2] for image in images.values())
-    return {
-        part: _as_split(
-            np.stack([np.repeat(images[f], channels // images[f].shape[2], 2) for f, _ in found]), _labels(found)
-        )
-        for part, found in listed.items()
-    }
+    splits = {}
+    for part, found in listed.items():
+        pixels = np.empty((len(found), size_px, size_px, channels), dtype=np.uint8)
+        for row, (file, _) in zip(pixels, found, strict=True):
+            row[...] = images.pop(file)  # grey ones fill all channels
+        splits[part] = _as_split(pixels, _labels(found))
+    return splits
 
 
 def _listed(path: Path, classes: tuple[str, ...]) -> list[tuple[Path, int]]:
     """The image files in the folders of the classes, each with its label."""
     found = []
     for label, name in enumerate(classes):
-        files = sorted(f for f in (path / name).glob("**/*") if f.suffix.lower() in IMAGE_SUFFIXES)
+        there = [file for file in _visible(path / name) if file.name.lower() not in LEFT_BY_SYSTEMS]
+        files = [file for file in there if file.suffix.lower() in IMAGE_SUFFIXES]
+        if other := [file for file in there if file.suffix.lower() not in IMAGE_SUFFIXES]:
+            raise InputError(f"{other[0]} is no image ({', '.join(sorted(IMAGE_SUFFIXES))}): convert it, or remove it")
         if not files:
             raise InputError(f"the class folder {path / name} has no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
         found += [(file, label) for file in files]
     return found
+
+
+def _visible(folder: Path) -> list[Path]:
+    """All files in a folder and its sub-folders, but for hidden ones and what hidden folders hold."""
+    found = (path for path in folder.glob("**/*") if path.is_file())
+    return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
 
 
 def _labels(found: Sequence[tuple[Path, int]]) -> torch.Tensor:
@@ -212,7 +243,7 @@ def load_source(spec: str, size_px: int, data_dir: Path | None) -> Source:
     """The data set that DATA on the command line names, checked."""
     name, _, rest = spec.partition(":")
     if spec in DATA:
-        return DATA[spec](size_px, data_dir)
+        return checked(DATA[spec](size_px, data_dir), spec)
     if name == "folder" and rest:
         return checked(folder(Path(rest), size_px), spec)
     if is_attribute(spec):
@@ -223,10 +254,14 @@ def load_source(spec: str, size_px: int, data_dir: Path | None) -> Source:
 def checked(source: Source, spec: str) -> Source:
     """`source`, or an InputError that names what is wrong with its images, labels or metric."""
     check_metric(source.task, source.metric, spec)
+    if not isinstance(source.classes, tuple) or not all(isinstance(name, str) for name in source.classes):
+        raise InputError(f"{spec}: classes is {str(source.classes)[:60]}; their names are needed, ('cat', 'dog')")
     splits = {"train": source.train, "val": source.val, "test": source.test}
     for name, split in splits.items():
-        if split is None:
+        if split is None and name == "val":
             continue
+        if not isinstance(split, Split):
+            raise InputError(f"{spec}: {name} is a {type(split).__name__}; a Split(images, labels) is needed")
         images, labels = split.images, split.labels
         if isinstance(images, Pictures):
             continue
@@ -275,6 +310,8 @@ def read_idx(path: Path) -> np.ndarray:
     """A gzipped idx file of unsigned bytes as an array of the shape in its header."""
     try:
         raw = gzip.decompress(path.read_bytes())
+        if raw[:3] != UNSIGNED_BYTES:
+            raise ValueError(f"it begins with {raw[:4].hex()}, not with {UNSIGNED_BYTES.hex()}")
         shape = np.frombuffer(raw, ">i4", count=raw[3], offset=4)
         return np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3]).reshape(shape).copy()
     except (OSError, EOFError, ValueError, IndexError, zlib.error) as error:

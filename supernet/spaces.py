@@ -141,8 +141,8 @@ def vgg(
 ) -> Recipe:
     """VGG-16's 13 convolutions (https://arxiv.org/abs/1409.1556, table 1, D), each of kernel 1, 3 or 5.
 
-    The first convolution of a stage pools by 2; on small images the first stages don't. Global pooling and one
-    linear layer replace the three of the paper.
+    The first convolution of a stage pools by 2; on small images the first stages don't. A 1x1 convolution, global
+    pooling and one linear layer replace the three of the paper.
     """
     if len(widths) != len(depths):
         raise InputError(f"vgg needs one depth per width; got {written(widths)} and {written(depths)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ..errors import MissingLayerError, unknown_name
+from ..errors import InputError, MissingLayerError, unknown_name
 from .layer import Layer, named
 from .network import assemble, node_name, run
 from .sharing import SHARING, plain_state
@@ -26,6 +26,10 @@ class Supernet(nn.Module):
         self.space, self.sharing, self.only = space, sharing, only
         by_slot: dict[str, dict[Layer, nn.Module]] = {}
         for slot, layer in space.nodes() if only is None else nodes_of(space, only):
+            if "." in slot:
+                raise InputError(
+                    f"{space}: the slot {slot!r} has a dot, which no module of torch's may have: write a _"
+                )
             by_slot.setdefault(slot, {})[layer] = space.build(layer)
         for modules in by_slot.values():
             SHARING[sharing](modules)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -167,7 +168,8 @@ def test_a_profile_on_a_full_disk_loses_no_sample(
     (samples,) = kept.glob("*/samples.jsonl")
     after = samples.read_bytes()
     assert after.startswith(whole)
-    taken = [(sample["round"], sample["model"]) for sample in map(json.loads, after.splitlines())]
+    lines_of = [json.loads(line) for line in after.splitlines()]
+    taken = [(line["round"], line["model"]) for line in lines_of if "runs_ms" in line]
     assert len(set(taken)) == len(taken)
     assert LatencyTable.load(out).calibration.networks
 
@@ -355,3 +357,16 @@ def test_a_folder_that_may_not_be_written_is_named(made: Path, tmp_path: Path, f
     assert done.stdout.split() == ["2"] * len(commands), done.stderr
     assert [line for line, words in zip(said, commands.values(), strict=True) if words not in line] == []
     assert files(tmp_path) == before
+
+
+def test_a_folder_that_may_not_be_looked_into_is_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whether a file is there can't even be asked: Python's `exists` raises that."""
+
+    def closed(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "/root/run/run.json")
+
+    monkeypatch.setattr("hwnas.workflows.train", closed)
+    assert run(f"train --space {SPACE} --data digits --out {tmp_path}/run".split()) == 2
+    assert "no right to read or write /root/run/run.json: see who may, or name another place" in capsys.readouterr().err

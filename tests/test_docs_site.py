@@ -19,7 +19,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 CONFIG = (ROOT / "mkdocs.yml").read_text()
-PACKAGES = ("supernet", "devices", "latency", "search", "export", "errors")
+PACKAGES = ("supernet", "devices", "latency", "search", "export", "report", "workflows", "errors")
 SITE = os.environ.get("HWNAS_SITE")
 each_package = pytest.mark.parametrize("name", PACKAGES)
 built = pytest.mark.skipif(not SITE, reason="HWNAS_SITE doesn't name a folder with the built site")

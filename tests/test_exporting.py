@@ -276,3 +276,15 @@ def test_a_reader_that_is_not_there_is_told_before_the_work(made: Path, tmp_path
         parse_targets(f"openvino={tmp_path}/python")
     assert run(["export", f"{made}/found.json", "--out", f"{tmp_path}/net.onnx", "--targets", "openvin"]) == 2
     assert names(tmp_path) == []
+
+
+def test_an_export_that_was_interrupted_is_made_again(made: Path, tmp_path: Path) -> None:
+    """What lies beside a network of ours without a certificate is ours, too; beside anything else it is the user's."""
+    out = tmp_path / "net.onnx"
+    workflows.export(made / "found.json", out, shipping=workflows.Shipping(mobile=True))
+    out.with_suffix(".json").unlink()
+    assert workflows.export(made / "found.json", out, shipping=workflows.Shipping(mobile=True)).rejected == ()
+    out.with_suffix(".json").unlink()
+    out.write_bytes(b"something else")
+    with pytest.raises(InputError, match=r"net\.ort is there already, and not of an export"):
+        workflows.export(made / "found.json", out, shipping=workflows.Shipping(mobile=True))

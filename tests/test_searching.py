@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,12 +15,15 @@ import pytest
 import torch
 
 from hwnas import workflows
-from hwnas.errors import InfeasibleError, InputError
+from hwnas.errors import FaultError, InfeasibleError, InputError
 from hwnas.latency import LatencyTable, analytic_cost, profile
+from hwnas.latency.anchors import Change
+from hwnas.search import search as run_search
 from hwnas.search.found import Found
 from hwnas.supernet import TrainSettings, load_data, load_run, load_supernet
 from hwnas.supernet.space import Arch
 from hwnas.workflows import searching, verifying
+from hwnas.workflows.evaluating import Evaluator
 
 SPACE = "mobilenet:size=16,channels=1,classes=10,stem=4,widths=4-8,depths=1-2,kernels=3-5,expansions=2-3,head=16"
 LOCAL = "local:tolerance=9,target=1e-9,min_rounds=6,max_rounds=6"
@@ -145,14 +150,33 @@ def test_the_predictor_says_how_well_it_ranks(run: Path) -> None:
     assert "Kendall tau" in search(run, strategy="predictor", budget=25)[1]
 
 
+class Given:
+    """Accuracies one after the other, whatever is asked for."""
+
+    key, new = "given", frozenset[Arch]()
+
+    def __init__(self, values: Iterator[float]) -> None:
+        self.values = values
+
+    def __call__(self, batch: Sequence[Arch]) -> Iterator[float]:
+        return (next(self.values) for _ in batch)
+
+
+@contextmanager
+def patched(thing: object, name: str, value: object) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(thing, name, value)
+        yield
+
+
 class Slower:
     """Stands in for measuring: networks take so many times what the table says, at first more than later."""
 
     def __init__(self, factors: dict[int, float], monkeypatch: pytest.MonkeyPatch) -> None:
-        self.factors, self.asked = factors, list[Sequence[Arch]]()
+        self.factors, self.asked, self.change = factors, list[Sequence[Arch]](), Change()
         monkeypatch.setattr(verifying, "measure_networks", self)
 
-    def __call__(self, table: LatencyTable, device: object, archs: Sequence[Arch], progress: object) -> Slower:
+    def __call__(self, table: LatencyTable, device: object, archs: Sequence[Arch], *_: object) -> Slower:
         self.asked.append(list(archs))
         self.factor, self.table = self.factors.get(len(self.asked), self.factors[max(self.factors)]), table
         return self
@@ -255,3 +279,57 @@ def test_without_pymoo_evolution_looks_for_the_front(run: Path, monkeypatch: pyt
     searched, said = search(run, pareto="flops", budget=10)
     assert searched.found.strategy == "evolution"
     assert "pip install 'hwnas[search]'" in said
+
+
+def test_a_table_that_is_searched_with_is_not_replaced(there: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Slower({1: 1.0}, monkeypatch)
+    (there / "local.json").rename(there / "found.local.json")
+    before = (there / "found.local.json").read_bytes()
+    limits = {"limits": ["local=1000ms"], "device": LOCAL, "verify": 2, "strategy": "random", "budget": 5}
+    with pytest.raises(InputError, match=r"would replace .*found\.local\.json, which is searched with: give --out an"):
+        search(run, tables=[there / "found.local.json"], **limits)
+    assert (there / "found.local.json").read_bytes() == before
+
+
+def test_an_interrupted_verification_goes_on_with_what_was_measured(made: Path, run: Path) -> None:
+    """Killed in the middle of measuring: every sample of before is among those that the resumed search used."""
+    asked: dict[str, Any] = {"verify": 2, "budget": 20}
+    samples = run.parent / "found.local.json.samples"
+
+    def interrupt(done: float, total: float, words: str) -> None:
+        if "round 3" in words:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        verified(made, run, 1.5, progress=interrupt, **asked)
+    (kept,) = samples.rglob("samples.jsonl")
+    before = kept.read_bytes()
+    assert before.count(b"runs_ms") >= 10
+    with pytest.raises(InputError, match=r"found\.local\.json\.samples holds an unfinished search: add --resume"):
+        verified(made, run, 1.5, **asked)
+    whole = list[bytes]()
+    with patched(shutil, "rmtree", lambda *_, **__: whole.append(kept.read_bytes())):
+        verified(made, run, 1.5, resume=True, **asked)
+    assert whole[-1].startswith(before[: before.rfind(b"\n") + 1])
+    shutil.rmtree(samples)
+
+
+def test_the_front_that_was_asked_for_is_the_one_that_is_looked_for(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_for: list[tuple[str, ...] | None] = []
+    monkeypatch.setattr(searching, "run_search", lambda problem, strategy, *rest: (
+        looked_for.append(strategy.objectives), run_search(problem, strategy, *rest))[1])  # fmt: skip
+    search(run, pareto="flops", limits=["params=1M"], budget=10)
+    assert looked_for == [("flops",)]
+
+
+def test_a_first_candidate_without_a_metric_is_no_reason_to_lose_the_rest(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = iter([math.nan, 0.5, 0.25, math.nan, 0.75])
+    monkeypatch.setattr(Evaluator, "stored", lambda *_: Given(values))
+    found, _ = search(run, strategy="random", budget=5)
+    assert found.found.accuracy == 0.75
+    assert all(accuracy == accuracy for _, accuracy in found.found.progress)
+    monkeypatch.setattr(Evaluator, "stored", lambda *_: Given(iter([math.nan] * 3)))
+    with pytest.raises(FaultError, match="none of 3 networks has a finite accuracy"):
+        search(run, strategy="random", budget=3)

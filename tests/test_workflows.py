@@ -22,6 +22,7 @@ import torch
 
 from hwnas import listing, workflows
 from hwnas.errors import FaultError, InfeasibleError, InputError, MismatchError
+from hwnas.files import exclusive
 from hwnas.supernet import TrainSettings, load_supernet
 from hwnas.supernet.checkpoint import read_metrics
 
@@ -143,7 +144,7 @@ def test_a_stopped_profile_repeats_no_sample(
     after = [json.loads(line) for line in lines(kept)]
     assert len(before) >= 40
     assert after[: len(before)] == before
-    counts = Counter(sample["model"] for sample in after)
+    counts = Counter(sample["model"] for sample in after if "runs_ms" in sample)
     assert set(counts.values()) == {ROUNDS}
     layers = [entry for entry in table.entries.values() if entry.rounds]  # an identity needs no measurement
     assert len(counts) == 1 + len(layers) + len(table.calibration.networks)
@@ -246,3 +247,69 @@ def test_names_without_settings_have_none() -> None:
     assert all(settings for _, _, settings in listed["spaces"])
     assert {name: bool(settings) for name, _, settings in listed["devices"]} == {"local": True, "folder": False}
     assert not any(settings for kind in ("data", "strategies", "targets") for _, _, settings in listed[kind])
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("table") / "local.json"
+    workflows.profile(SPACE, LOCAL, out)
+    return out
+
+
+def interrupt_in(number: int) -> Callable[[float, float, str], None]:
+    """A listener that stops the work in a round."""
+
+    def listen(done: float, total: float, words: str) -> None:
+        if f"round {number}" in words:
+            raise KeyboardInterrupt
+
+    return listen
+
+
+def samples_in(folder: Path) -> list[dict[str, Any]]:
+    lines = [line for file in sorted(folder.rglob("samples.jsonl")) for line in file.read_text().splitlines()]
+    return [line for line in map(json.loads, lines) if "runs_ms" in line]
+
+
+def test_an_interrupted_validation_repeats_no_sample(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, kept = Path(shutil.copy(table, tmp_path)), list[list[dict[str, Any]]]()
+    old, folder = here.read_bytes(), tmp_path / "local.json.samples"
+    ask: dict[str, Any] = {"nets": 5, "pause_s": 0.0}
+    with pytest.raises(KeyboardInterrupt):
+        workflows.validate(SPACE, here, LOCAL, progress=interrupt_in(4), **ask)
+    before = samples_in(folder)
+    assert len(before) >= 20
+    assert here.read_bytes() == old
+    with pytest.raises(InputError, match=r"holds an unfinished validation: add --resume"):
+        workflows.validate(SPACE, here, LOCAL, **ask)
+    monkeypatch.setattr(shutil, "rmtree", lambda path, **_: kept.append(samples_in(path)))
+    found = workflows.validate(SPACE, here, LOCAL, resume=True, **ask)
+    assert kept[0][: len(before)] == before
+    assert len(kept[0]) == 2 * ROUNDS * (found.nets + 20)
+    monkeypatch.undo()
+    assert here.read_bytes() != old
+    shutil.rmtree(folder)
+
+
+def test_a_table_is_validated_and_profiled_one_after_the_other(table: Path, tmp_path: Path) -> None:
+    """Else the slower of both would write over what the other has found."""
+    here = Path(shutil.copy(table, tmp_path))
+    with exclusive(tmp_path / "local.json.samples"):
+        for work in (
+            lambda: workflows.validate(SPACE, here, LOCAL),
+            lambda: workflows.profile(SPACE, LOCAL, here),
+        ):
+            with pytest.raises(FaultError, match="another process is at work in"):
+                work()
+
+
+def test_another_device_s_unfinished_profile_is_left_alone(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        workflows.profile(SPACE, LOCAL, tmp_path / "local.json", progress=interrupt_in(3))
+    before = samples_in(tmp_path)
+    assert before
+    with pytest.raises(InputError, match="holds an unfinished profile of another device, or of this one with another"):
+        workflows.profile(SPACE, f"{LOCAL},optimization=none", tmp_path / "local.json", resume=True)
+    assert samples_in(tmp_path) == before

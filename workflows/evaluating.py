@@ -16,12 +16,14 @@ from ..files import digest
 from ..progress import Progress, silent
 from ..search import EvaluationStore, RacedAccuracy, StoredAccuracy
 from ..search.racing import Racer, Right, raced
-from ..supernet import Data, Run, SearchSpace, Supernet, TrainSettings
+from ..supernet import Data, Run, SearchSpace, Supernet, TrainSettings, load_run, load_supernet
+from ..supernet.checkpoint import weights_fingerprint
 from ..supernet.evaluation import METHOD, bn_images, inherited_accuracy
-from ..supernet.metrics import METRICS
+from ..supernet.metrics import METRICS, check_metric
 from ..supernet.prefixes import SharedPrefixes
 from ..supernet.ranks import ALONE, Ranks, dismiss, evaluate_all, serve
 from ..supernet.space import Arch
+from .runs import run_data
 from .training import supernet_settings, train_run
 
 TRAINED_ALONE = "alone"  # the folder in a run for its networks that were trained alone
@@ -98,6 +100,22 @@ class Evaluator:
             return self._inherited(arch)
         _, network = self.network(arch)
         return inherited_accuracy(network, self.data, self._images, arch)
+
+
+def evaluator_of(folder: Path, metric: str | None, evaluate: str, ranks: Ranks) -> Evaluator:
+    """How the networks of the supernet in a run's `folder` are evaluated: by `metric`, or by that of its data.
+
+    `evaluate` is "supernet", or "train:EPOCHS". InputError where these can't be.
+    """
+    run, supernet = load_run(folder), load_supernet(folder)
+    if run.arch is not None:
+        raise InputError(f"{folder} holds one network and no supernet: search in the run that it was found in")
+    data, weights = run_data(run, supernet.space), weights_fingerprint(supernet)
+    if metric is not None:
+        check_metric(data.task, metric, data.spec)
+        data = replace(data, metric=metric)
+    trained = trained_settings(evaluate, run, ranks.device)
+    return Evaluator(run, supernet.to(ranks.device), data, weights, ranks, trained)
 
 
 def train_alone(

@@ -36,6 +36,7 @@ from ..export import (
 from ..export.card import CARD
 from ..export.certificate import COMPARED, MobileCheck, Read, as_array, objections
 from ..export.running import onnx_session, run_onnx
+from ..export.shipping import MARK
 from ..export.targets import Wanted, check_targets, installed
 from ..files import check_target, write_atomic, write_bytes
 from ..latency.profile import formed
@@ -159,10 +160,18 @@ def check_places(out: Path) -> None:
         for suffix in (out.suffix, *BESIDE):
             check_target(Path(f"{out.with_suffix(suffix)}{ending}"), "certificate" if suffix == ".json" else "")
     check_card(out.with_suffix(".md"))
-    if not out.with_suffix(".json").exists():  # nothing there is of an export of before
+    if not out.with_suffix(".json").exists() and not is_export(out):  # nothing there is of an export of before
         for path in (out.with_suffix(suffix) for suffix in BESIDE[2:]):
             if path.exists():
                 raise InputError(f"{path} is there already, and not of an export to {out}: give --out another name")
+
+
+def is_export(path: Path) -> bool:
+    """Whether a file is a network of ours, as one is that was written before the disk was full."""
+    try:
+        return any(entry.key.startswith(MARK) for entry in onnx.load(path, load_external_data=False).metadata_props)
+    except Exception:  # there is none, or it is something else: protobuf has errors of its own
+        return False
 
 
 def check_form(device: Device, shipping: Shipping) -> None:

@@ -39,10 +39,11 @@ def front_of(problem: Problem, name: str, key: str, evaluations: int) -> Front:
     return Front(key, name, costs, dict(problem.limits), evaluations)
 
 
-def remember(run: Path, front: Front) -> None:
-    """Add a front to those of the run."""
-    fronts = [vars(front), *(vars(known) for known in known_fronts(run) if known != front)]
-    write_json(run / FRONTS, "fronts", FRONTS_VERSION, {"fronts": fronts})
+def remember(run: Path, front: Front, store: EvaluationStore) -> None:
+    """Add a front to those of the run; of two searches at once, one waits for the other."""
+    with store.alone():
+        fronts = [vars(front), *(vars(known) for known in known_fronts(run) if known != front)]
+        write_json(run / FRONTS, "fronts", FRONTS_VERSION, {"fronts": fronts})
 
 
 def known_fronts(run: Path) -> list[Front]:

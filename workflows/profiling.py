@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from ..devices import load_device
+from ..devices import Device, load_device
+from ..devices.timed import samples_of
 from ..errors import InputError
 from ..files import LOCK, check_target, exclusive, write_json
 from ..latency import LatencyTable, Validation
@@ -23,6 +25,7 @@ from ..progress import Progress, silent, unheard
 from .runs import space_of
 
 VALIDATION_VERSION = 1
+VALIDATION = "validation"  # in the folder of samples
 
 
 def profile(
@@ -49,23 +52,43 @@ def profile(
     tables = [LatencyTable.load(path) for path in earlier]
     if networks is None:
         networks = FEW_NETWORKS if tables else CALIBRATION_NETWORKS
-    samples = out.with_name(out.name + ".samples")
-    with exclusive(samples):
-        if any(samples.glob("*/samples.jsonl")) and not resume:
-            raise InputError(f"{samples} holds an unfinished profile: add --resume to continue it, or remove it")
-        try:
-            if tables:
-                found = onboard(loaded, where, tables, samples, networks, seed, progress)
-            else:
-                found = profile_device(loaded, where, samples, networks, sustained_s, seed, progress)
-        except BaseException:
-            if {path.name for path in samples.iterdir()} <= {LOCK}:
-                shutil.rmtree(samples, ignore_errors=True)  # it could not even begin
-            raise
+    with at_work_on(out) as samples:
+        check_begun(samples, where, resume)
+        if tables:
+            found = onboard(loaded, where, tables, samples, networks, seed, progress)
+        else:
+            found = profile_device(loaded, where, samples, networks, sustained_s, seed, progress)
         save_samples(samples_file(out), found.measurements.samples)
         found.table.save(out)
         shutil.rmtree(samples)
     return found.table
+
+
+@contextmanager
+def at_work_on(table: Path) -> Iterator[Path]:
+    """The folder beside a table for samples of what is unfinished; no other process works on the table meanwhile.
+
+    Once nothing is left in the folder, it goes.
+    """
+    folder = table.with_name(f"{table.name}.samples")
+    with exclusive(folder):
+        try:
+            yield folder
+        finally:
+            if folder.is_dir() and {path.name for path in folder.iterdir()} <= {LOCK}:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_begun(samples: Path, device: Device, resume: bool) -> None:
+    """InputError where the samples of an unfinished profile lie in a folder, unless it is to go on and can."""
+    begun = {path.parent.name for path in samples.glob("*/samples.jsonl")}
+    if begun and not resume:
+        raise InputError(f"{samples} holds an unfinished profile: add --resume to continue it, or remove it")
+    if begun and begun != {samples_of(device)}:
+        raise InputError(
+            f"{samples} holds an unfinished profile of another device, or of this one with another runtime or system: "
+            "remove it, or give another --out"
+        )
 
 
 def validate(
@@ -77,28 +100,35 @@ def validate(
     out: Path | None = None,
     progress: Progress = silent,
     note: Callable[[str], None] = unheard,
+    resume: bool = False,
 ) -> Validation:
     """Compare a table with `nets` whole networks measured now, twice; write the figures to `out`.
 
     The verdict is kept in the table, where `search` reads it. A table older than the runtime or system that the
-    device has now is renewed first, by a spot check.
+    device has now is renewed first, by a spot check. Every sample is kept until it is done: `resume` goes on there.
     """
     if out is not None:
         check_target(out, "validation")
-    before, where = LatencyTable.load(table), load_device(device)
-    before.check_space(space_of(space))
-    loaded, factor = renew(before, where, progress)
-    if changed := changes(before.device, loaded.device):
-        verdict = "it holds as it was" if factor == 1 else f"all times x {factor:.3f}"
-        loaded.save(table)
-        note(f"{table} renewed by a spot check ({'; '.join(changed.values())}): {verdict}")
-    found = validate_table(loaded, where, nets, pause_s, progress=progress)
-    if abs(found.slower) > SLOWER:
-        note(speed_words(loaded.name, found.slower))
-    if abs(found.changed) > WORTH_A_WORD:
-        note(change_words(loaded.name, found.changed))
-    figures = {name: value for name, value in asdict(found).items() if name != "measurements"}
-    replace(loaded, validation=figures).save(table)
-    if out is not None:
-        write_json(out, "validation", VALIDATION_VERSION, {"device": loaded.name, **asdict(found)})
+    where = load_device(device)
+    LatencyTable.load(table).check_space(space_of(space))
+    with at_work_on(table) as samples:
+        kept = samples / VALIDATION
+        if kept.exists() and not resume:
+            raise InputError(f"{kept} holds an unfinished validation: add --resume to continue it, or remove it")
+        before = LatencyTable.load(table)  # nobody changes it from now on
+        loaded, factor = renew(before, where, progress)
+        if changed := changes(before.device, loaded.device):
+            verdict = "it holds as it was" if factor == 1 else f"all times x {factor:.3f}"
+            loaded.save(table)
+            note(f"{table} renewed by a spot check ({'; '.join(changed.values())}): {verdict}")
+        found = validate_table(loaded, where, nets, pause_s, progress=progress, samples=kept)
+        if abs(found.slower) > SLOWER:
+            note(speed_words(loaded.name, found.slower))
+        if abs(found.changed) > WORTH_A_WORD:
+            note(change_words(loaded.name, found.changed))
+        figures = {name: value for name, value in asdict(found).items() if name != "measurements"}
+        replace(loaded, validation=figures).save(table)
+        if out is not None:
+            write_json(out, "validation", VALIDATION_VERSION, {"device": loaded.name, **asdict(found)})
+        shutil.rmtree(kept, ignore_errors=True)
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
@@ -9,28 +10,29 @@ from pathlib import Path
 from typing import Any
 
 from ..devices import load_device
-from ..errors import InputError, unknown_name
+from ..errors import FaultError, InputError, unknown_name
 from ..files import check_target
 from ..latency import LatencyTable
 from ..latency.anchors import FEW, anchors_of
 from ..progress import Progress, silent, unheard
 from ..search import STRATEGIES, Evaluation, EvaluationStore, Problem, RacedAccuracy, SearchResult, StoredAccuracy
 from ..search import search as run_search
-from ..search.budget import parse_budget
+from ..search.budget import Budget, parse_budget
 from ..search.found import Found
 from ..search.limits import parse_limits
+from ..search.nsga2 import NSGA2
 from ..search.store import STORE
+from ..search.strategy import StrategySettings
 from ..search.surrogate import held_out_tau
-from ..supernet import SearchSpace, load_run, load_supernet
+from ..supernet import SearchSpace, load_run
 from ..supernet.checkpoint import weights_fingerprint
 from ..supernet.cost import COSTS
-from ..supernet.metrics import METRICS, check_metric
+from ..supernet.metrics import METRICS
 from ..supernet.ranks import ALONE, Ranks
 from ..supernet.space import Arch
-from .evaluating import Evaluator, trained_settings
+from .evaluating import Evaluator, evaluator_of
 from .fronts import answered, front_of, remember
-from .pricing import check_sums, load_tables, priced_by, warn_of
-from .runs import run_data
+from .pricing import Pricing, check_sums, load_tables, priced_by, warn_of
 from .verifying import ROUNDS, Verification, limits_there
 
 
@@ -51,6 +53,46 @@ class Searched:
     result: SearchResult
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What is searched for within which limits: one network, or a front against the cost `pareto`; and how.
+
+    `named` says whether the user named the strategy.
+    """
+
+    limits: Mapping[str, float]
+    pareto: str | None
+    strategy: str
+    named: bool
+    budget: Budget
+    seed: int
+
+    def settings(self) -> str | StrategySettings:
+        """The strategy; `nsga2` looks for the front that was asked for, not for that of all costs."""
+        wanted = self.pareto if self.strategy == "nsga2" else None
+        return NSGA2(objectives=(wanted,)) if wanted else self.strategy
+
+    def priced(self, space: SearchSpace, tables: Mapping[str, LatencyTable]) -> Pricing:
+        """The costs that this needs to know; InputError where nothing tells one."""
+        return priced_by(space, tables, self.limits, self.pareto)
+
+
+@dataclass(frozen=True)
+class Hunt:
+    """How a search of one or more rounds ended: its best network, the results, what was evaluated `new` in them.
+
+    `pricing` is what the last of them knew of costs; `tables` are those of the devices, calibrated by now, `promised`
+    the same with those of other statistics.
+    """
+
+    best: Evaluation
+    results: tuple[SearchResult, ...]
+    new: frozenset[Arch]
+    pricing: Pricing
+    tables: Mapping[str, LatencyTable]
+    promised: Mapping[str, LatencyTable]
+
+
 def search(
     run: Path,
     out: Path,
@@ -67,6 +109,7 @@ def search(
     evaluate: str = "supernet",
     device: str | None = None,
     verify: int | None = None,
+    resume: bool = False,
 ) -> Searched:
     """Find the architecture of a run's supernet that is best within the limits; write it to `out`.
 
@@ -74,96 +117,116 @@ def search(
     scratch for so many epochs each ("train:10"). `budget` is a number of evaluations, a time such as "10min", or
     "converged". A latency limit holds for the upper end of the predicted interval; with `device` and `verify` the best
     so many are measured there, and the best that measures within its limit is taken: else the table is calibrated with
-    them, and `budget` searched once more, four times in all. Candidates that are hopelessly behind the best, or behind
+    them, and `budget` searched once more, four times in all; what was measured before an interruption counts with
+    `resume` (evaluations always do). Candidates that are hopelessly behind the best, or behind
     the last of those to be measured, are given up early. With `pareto` it looks for the front of accuracy against that
     cost (see `usual_strategy`), and gives up none; what the front covers, a later search answers from it. All `ranks`
     call it alike: each evaluates some of the candidates, rank 0 does the rest.
     """
     check_target(out, "found")
-    wanted, spend = parse_limits(limits), parse_budget(budget)
     chosen = strategy or usual_strategy(pareto, note)
     if chosen not in STRATEGIES:
         raise unknown_name("strategy", chosen, STRATEGIES)
-    trained, supernet = load_run(run), load_supernet(run)
-    if trained.arch is not None:
-        raise InputError(f"{run} holds one network and no supernet: search in the run that it was found in")
-    space, loaded = supernet.space, load_tables(tables, supernet.space)
-    pricing = priced_by(space, loaded, wanted, pareto)
-    data, weights = run_data(trained, space), weights_fingerprint(supernet)
-    if metric is not None:
-        check_metric(data.task, metric, data.spec)
-        data = replace(data, metric=metric)
-    alone = trained_settings(evaluate, trained, ranks.device)
-    evaluator = Evaluator(trained, supernet.to(ranks.device), data, weights, ranks, alone)
+    asked = Asked(parse_limits(limits), pareto, chosen, strategy is not None, parse_budget(budget), seed)
+    space = load_run(run).load_space()
+    tables_before = load_tables(tables, space)
+    pricing = asked.priced(space, tables_before)  # what it can't be asked is an error before anything is loaded
+    evaluator = evaluator_of(run, metric, evaluate, ranks)
+    metric = evaluator.data.metric
     if not ranks.first:
         evaluator.serve()
         searched: Searched = ranks.broadcast(None)
         return searched
-    better, check = METRICS[data.metric].direction, verification(loaded, wanted, device, verify, progress)
-    beside = out.with_name(f"{out.stem}.{check.table.name}.json") if check else out
-    check_target(beside, "table" if check else "found")
-    heard, results, new = _search_progress(progress, data.metric, better), list[SearchResult](), set[Arch]()
+    check = verification(tables_before, tables, asked.limits, device, verify, out, resume, progress)
+    if check and f"{check.table.name}.sustained" in asked.limits:
+        note(f"--verify doesn't measure {check.table.name}.sustained: export --device does")
+    heard = _search_progress(progress, metric, METRICS[metric].direction)
     with EvaluationStore(run / STORE) as store, evaluator.helped():
-        for number in range(1, (ROUNDS if check else 1) + 1):
-            accuracy = evaluator.stored(store, None if pareto else (verify or 1) * number)
-            problem = Problem(space, directed(accuracy, better), pricing.costs, pricing.limits)
-            full = replace(problem, accuracy=directed(evaluator.stored(store), better))
-            known = None if pareto or check or strategy else answered(run, full, accuracy.key, store, spend)
-            results.append(known or run_search(problem, chosen, spend, seed, heard))
-            new |= accuracy.new
-            best = check.round(results[-1], note) if check else results[-1].best
-            if check:
-                check.recalibrated().save(beside)
-            if best is not None:
-                break
-            assert check is not None
-            loaded[check.table.name] = check.recalibrated()
-            pricing = priced_by(space, loaded, wanted, pareto)
-        if best is None:
-            raise check.error() if check else AssertionError(results)
-        if pareto:
-            remember(run, front_of(problem, pareto, accuracy.key, len(results[-1].history)))
-        holder, network = evaluator.network(best.arch)
-    for name, table in pricing.tables.items():
+        hunt = hunted(asked, tables_before, pricing, evaluator, store, check, heard, note)
+        holder, network = evaluator.network(hunt.best.arch)
+    for name, table in hunt.pricing.tables.items():
         warn_of(name, table, note)
-    check_sums(best, space, {**loaded, **pricing.tables})
-    paths = dict(zip(loaded, tables, strict=True))
-    if check:  # what is promised is what the table tells by now
-        loaded[check.table.name], paths[check.table.name] = check.recalibrated(), beside
-        pricing = priced_by(space, loaded, wanted, pareto)
-        note(f"{beside}: the table of {check.table.name}, calibrated with {len(check.measured)} more networks")
-    for words in _words_on(results[-1], chosen):
+    check_sums(hunt.best, space, {**tables_before, **hunt.pricing.tables})
+    paths = dict(zip(tables_before, tables, strict=True))
+    if check:
+        paths[check.table.name] = check.file
+        note(f"{check.file}: the table of {check.table.name}, calibrated with {len(check.measured)} more networks")
+    for words in _words_on(hunt.results[-1], chosen):
         note(words)
-    evaluated = {evaluation.arch for result in results for evaluation in result.history}
     found = Found(
-        **_described(best, results[-1], space, pricing.tables, pareto, better),
-        evaluations=len(evaluated),
-        seconds=sum(result.seconds for result in results),
-        limits=wanted,
-        data=data.spec,
-        metric=data.metric,
+        **_described(asked, hunt, space, METRICS[metric].direction),
+        data=evaluator.data.spec,
+        metric=metric,
         run=str(holder.folder.resolve()),
-        weights=weights if alone is None else weights_fingerprint(network),
-        tables=dict(_table_record(paths[name], table) for name, table in loaded.items()),
-        strategy="front" if results[-1].ended == "front" else chosen,
-        reused=len(evaluated - new),
-        seed=seed,
-        measured=check.measured[best.arch] if check else {},
-        progress=tuple((number, better * e.accuracy) for number, e in results[-1].improvements()),
+        weights=evaluator.weights if evaluator.trained is None else weights_fingerprint(network),
+        tables=dict(_table_record(paths[name], table) for name, table in hunt.tables.items()),
+        measured=check.measured[hunt.best.arch] if check else {},
     )
     found.save(out)
-    ranks.broadcast(Searched(found, results[-1]))
-    return Searched(found, results[-1])
+    if check:
+        check.finish()
+    ranks.broadcast(Searched(found, hunt.results[-1]))
+    return Searched(found, hunt.results[-1])
+
+
+def hunted(
+    asked: Asked,
+    tables: Mapping[str, LatencyTable],
+    pricing: Pricing,
+    evaluator: Evaluator,
+    store: EvaluationStore,
+    check: Verification | None,
+    heard: Callable[[int, int, Evaluation | None], None],
+    note: Callable[[str], None],
+) -> Hunt:
+    """Search; with a `check` until a network is measured within its limits, each time with what was measured before.
+
+    What one of the run's fronts covers is answered from it, where no strategy was named.
+    """
+    run, space, better = evaluator.run.folder, evaluator.supernet.space, METRICS[evaluator.data.metric].direction
+    results, new = list[SearchResult](), set[Arch]()
+    for number in range(1, (ROUNDS if check else 1) + 1):
+        place = None if asked.pareto else (check.best if check else 1) * number
+        accuracy = evaluator.stored(store, place)
+        problem = Problem(space, directed(accuracy, better), pricing.costs, pricing.limits)
+        known = None
+        if not (asked.pareto or check or asked.named):
+            to_the_end = replace(problem, accuracy=directed(evaluator.stored(store), better))
+            known = answered(run, to_the_end, accuracy.key, store, asked.budget)
+        result = known or run_search(problem, asked.settings(), asked.budget, asked.seed, heard)
+        results.append(result)
+        new |= accuracy.new
+        if math.isnan(result.best.accuracy):
+            counted = f"none of {len(result.history)} networks has a finite {evaluator.data.metric}"
+            raise FaultError(f"{counted}: train anew, with a smaller --lr")
+        best, now = result.best if check is None else check.round(result, note), pricing
+        if check:
+            tables = {**tables, check.table.name: check.recalibrated()}
+            now = asked.priced(space, tables)
+        if best is not None:
+            if asked.pareto:
+                remember(run, front_of(problem, asked.pareto, accuracy.key, len(result.history)), store)
+            return Hunt(best, tuple(results), frozenset(new), pricing, tables, now.tables)
+        pricing = now
+    assert check is not None
+    check.finish()
+    raise check.error()
 
 
 def verification(
     loaded: Mapping[str, LatencyTable],
+    paths: Sequence[Path],
     wanted: Mapping[str, float],
     device: str | None,
     best: int | None,
+    out: Path,
+    resume: bool,
     progress: Progress,
 ) -> Verification | None:
-    """How `--device D --verify K` measures, None without them; InputError where they can't."""
+    """How `--device D --verify K` measures, None without them; InputError where they can't.
+
+    The table, calibrated with what is measured, is kept beside the search's own `out`; `paths` are those it has.
+    """
     if device is None and best is None:
         return None
     if device is None or best is None:
@@ -174,7 +237,14 @@ def verification(
     if best < 1:
         raise InputError(f"--verify {best} must be at least 1")
     table = loaded[where.name]
-    return Verification(where, table, limits_there(table, wanted), best, progress)
+    file = out.with_name(f"{out.stem}.{table.name}.json")
+    check_target(file, "table")
+    if file.resolve() in [path.resolve() for path in paths]:
+        raise InputError(f"the calibrated table would replace {file}, which is searched with: give --out another name")
+    samples = file.with_name(f"{file.name}.samples")
+    if samples.exists() and not resume:
+        raise InputError(f"{samples} holds an unfinished search: add --resume to continue it, or remove it")
+    return Verification(where, table, limits_there(table, wanted), best, file, samples, progress)
 
 
 def _words_on(result: SearchResult, strategy: str) -> Iterator[str]:
@@ -197,22 +267,27 @@ def directed(accuracy: StoredAccuracy | RacedAccuracy, better: int) -> Callable[
     return lambda archs: (better * value for value in accuracy(archs))
 
 
-def _described(
-    best: Evaluation,
-    result: SearchResult,
-    space: SearchSpace,
-    tables: Mapping[str, LatencyTable],
-    pareto: str | None,
-    better: int,
-) -> dict[str, Any]:
-    """What a FOUND.json says of the best network and of the search itself; accuracies in the metric's own sign."""
+def _described(asked: Asked, hunt: Hunt, space: SearchSpace, better: int) -> dict[str, Any]:
+    """What a FOUND.json says of the best network and of the search itself; accuracies in the metric's own sign.
+
+    What is promised is what the tables tell by now.
+    """
+    best, last, tables = hunt.best, hunt.results[-1], hunt.promised
+    evaluated = {evaluation.arch for result in hunt.results for evaluation in result.history}
     return {
         "arch": best.arch,
         "description": tuple(str(node.layer) for node in space.graph(best.arch)),
         "accuracy": better * best.accuracy,
         **_predicted(best.arch, space, tables),
+        "limits": asked.limits,
         "space": space.spec,
-        "front": _front(result, pareto, space, tables, better) if pareto else (),
+        "strategy": "front" if last.ended == "front" else asked.strategy,
+        "evaluations": len(evaluated),
+        "reused": len(evaluated - hunt.new),
+        "seconds": sum(result.seconds for result in hunt.results),
+        "seed": asked.seed,
+        "front": _front(last, asked.pareto, space, tables, better) if asked.pareto else (),
+        "progress": tuple((number, better * e.accuracy) for number, e in last.improvements()),
     }
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from ..devices import TIMED, Device
-from ..errors import InfeasibleError, InputError
+from ..errors import FaultError, InfeasibleError, InputError
 from ..latency import LatencyTable
-from ..latency.anchors import measure_networks
+from ..latency.anchors import change_words, measure_networks
 from ..latency.calibration import Calibration, fit, run_margin
 from ..latency.renewal import check_device
 from ..progress import Progress
@@ -24,14 +27,18 @@ class Verification:
     """The `best` networks of every round of a search are timed on a device, until one keeps that device's limits.
 
     `measured` says of each what it took, in ms of the table, by limit (the device, or a statistic such as `D.p95`).
+    `file` keeps the table, calibrated with them, `samples` is a folder for every sample until the search has ended.
     """
 
     device: Device
     table: LatencyTable
     limits: Mapping[str, float]
     best: int
+    file: Path
+    samples: Path
     progress: Progress
     measured: dict[Arch, dict[str, float]] = field(default_factory=dict)
+    rounds: int = 0
 
     def __post_init__(self) -> None:
         check_device(self.table.device, self.device)
@@ -42,8 +49,10 @@ class Verification:
 
     def round(self, result: SearchResult, note: Callable[[str], None]) -> Evaluation | None:
         """Measure the best that were not measured yet; the best that keeps the limits, None where there is none."""
-        ranked = sorted((evaluation for evaluation in result.history if not evaluation.estimated), key=rank_key)
+        seen = (e for e in result.history if not e.estimated and not math.isnan(e.accuracy))
+        ranked = sorted(seen, key=rank_key)
         self._measure([evaluation.arch for evaluation in ranked if evaluation.arch not in self.measured][: self.best])
+        self.recalibrated().save(self.file)
         known = [evaluation for evaluation in ranked if evaluation.arch in self.measured]
         kept = [evaluation for evaluation in known if self._keeps(evaluation.arch)]
         note(
@@ -82,12 +91,21 @@ class Verification:
     def _measure(self, archs: Sequence[Arch]) -> None:
         if not archs:
             return
-        seen = measure_networks(self.table, self.device, archs, progress=self.progress)
+        self.rounds += 1
+        kept = self.samples / str(self.rounds)  # each with the table's own networks beside it
+        seen = measure_networks(self.table, self.device, archs, kept, self.progress)
+        if not seen.change.passing:
+            changed = math.expm1(seen.change.level)
+            raise FaultError(f"{change_words(self.device.name, changed)}, then search")
         for arch in archs:
             timing = seen.timing(arch)
             ratios = {self.table.name: timing.ratio, f"{self.table.name}.p95": timing.p95}
             name = seen.network_ms(arch) / timing.ratio  # ms of the table per ratio
             self.measured[arch] = {limit: ratio * name for limit, ratio in ratios.items()}
+
+    def finish(self) -> None:
+        """Remove what was kept for an interrupted search."""
+        shutil.rmtree(self.samples, ignore_errors=True)
 
     def _keeps(self, arch: Arch) -> bool:
         return all(self.measured[arch][name] <= limit for name, limit in self.limits.items())

@@ -20,7 +20,8 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from hwnas.devices import Job
+from hwnas.devices import Job, timer
+from hwnas.devices.runtimes import OnnxRuntime
 from hwnas.devices.ssh import SshHost
 
 SSHD = shutil.which("sshd", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
@@ -34,6 +35,8 @@ if words[:2] != ["-s", "R58N"]:
 answers = {{"ro.product.model": "Pixel 8", "ro.build.version.release": "14", "ro.board.platform": ""}}
 if words[2:4] == ["shell", "getprop"]:
     print(answers[words[4]])
+if words[2:4] == ["forward", "--list"]:
+    print({forwarded!r})
 """
 
 
@@ -194,8 +197,50 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def phone(server: Server, tmp_path: Path) -> dict[str, Any]:
     """Settings of a phone behind a stand-in for adb; the port that it forwards is the test server's."""
     adb = tmp_path / "adb"
-    adb.write_text(ADB.format(python=sys.executable, log=str(tmp_path / "log")))
+    forwarded = "R58N tcp:1 tcp:8022\nOTHER tcp:2 tcp:8022"
+    adb.write_text(ADB.format(python=sys.executable, log=str(tmp_path / "log"), forwarded=forwarded))
     adb.chmod(0o700)
     ssh = server.settings()
     kept = {name: ssh[name] for name in ("port", "user", "key", "known_hosts", "python", "folder")}
     return {"serial": "R58N", "adb": str(adb), **kept}
+
+
+CRASHING = """
+import os
+import signal
+import sys
+
+sys.path.insert(0, os.path.dirname(__file__))
+import timer
+
+
+def open_model(path, plan):
+    if path.read_bytes() == b"crash":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if path.read_bytes() == b"later" and (path.parent / "samples.jsonl").read_text().count("runs_ms") >= 4:
+        raise RuntimeError("no more")
+    return lambda loops: (1.0, 1.0)
+
+
+timer.main(sys.argv[1:], lambda _: {"runtime": "crashing"}, open_model)
+"""
+
+
+@dataclass(frozen=True)
+class Crashing(OnnxRuntime):
+    """A runtime that some models bring down."""
+
+    folder: Path = Path()
+
+    @property
+    def program(self) -> tuple[Path, ...]:
+        (self.folder / "program.py").write_text(CRASHING)
+        for name in ("timer", "series"):
+            shutil.copy(Path(timer.__file__).with_name(f"{name}.py"), self.folder)
+        return self.folder / "program.py", self.folder / "timer.py", self.folder / "series.py"
+
+
+@pytest.fixture
+def crashing(tmp_path: Path) -> OnnxRuntime:
+    """A runtime that the model `crash` brings down, and that fails with `later` in its third round."""
+    return Crashing(folder=tmp_path)

@@ -20,7 +20,7 @@ def test_a_phone_is_measured_and_the_port_given_back(phone: dict[str, Any], jobs
     assert device.measure(jobs).timings["large"].rounds == 5
     said = (tmp_path / "log").read_text().splitlines()
     forward, remove = f"-s R58N forward tcp:{phone['port']} tcp:8022", f"-s R58N forward --remove tcp:{phone['port']}"
-    assert said[0] == forward
+    assert said[:2] == ["-s R58N forward --list", forward]
     assert said[-1] == remove
     assert said.count(forward) == said.count(remove) == 2
 
@@ -43,3 +43,10 @@ def test_two_phones_are_two_files(tmp_path: Path) -> None:
     assert isinstance(one, TimedDevice)
     assert one.host == AdbHost("one", 8022, python=("taskset", "f0", "python"))
     assert two.name == "two"
+
+
+def test_a_port_that_leads_to_another_phone_is_left_alone(phone: dict[str, Any], tmp_path: Path) -> None:
+    device = TimedDevice("pixel8", AdbHost(**{**phone, "port": 2}))
+    with pytest.raises(FaultError, match="pixel8: port 2 leads to the phone OTHER: give each phone a port of its own"):
+        device.fingerprint()
+    assert not [line for line in (tmp_path / "log").read_text().splitlines() if "tcp:2" in line]

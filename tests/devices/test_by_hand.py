@@ -90,3 +90,32 @@ def test_other_models_ask_again(device: FolderDevice, jobs: list[Job]) -> None:
     device.measure(jobs)
     with pytest.raises(FaultError, match=r"1 models have no times yet.* \(first: other\)"):
         device.measure([*jobs, Job("other", jobs[0].model)])
+
+
+def test_what_cannot_run_there_is_said_in_place_of_times(device: FolderDevice, jobs: list[Job]) -> None:
+    files = asked(device, jobs)
+    rows = [f"{files[what]},{ms}" for what, ms in (("the reference", 2.0), ("small", 1.0)) for _ in range(5)]
+    rows.append(f"{files['large']},cannot: no kernel for it")
+    (device.folder / "results.csv").write_text("\n".join(["file,ms", *rows]))
+    measured = device.measure(jobs)
+    assert list(measured.timings) == ["small"]
+    assert measured.errors == {"large": "no kernel for it"}
+
+
+def test_a_program_that_was_interrupted_there_is_to_be_started_again(device: FolderDevice, jobs: list[Job]) -> None:
+    asked(device, jobs)
+    plan = json.loads((device.folder / "plan.json").read_text())
+    (device.folder / "plan.json").write_text(json.dumps({**plan, "min_rounds": 6, "max_rounds": 6}))
+    subprocess.run([sys.executable, "onnx_timer.py", "."], cwd=device.folder, check=True, capture_output=True)
+    done = device.folder / "result.json"
+    told = done.read_bytes()
+    done.unlink()
+    with pytest.raises(FaultError, match=r"was interrupted there; start it again"):
+        device.measure(jobs)
+    done.write_bytes(told)
+    assert device.measure(jobs).settled == json.loads(told)["settled"]
+
+
+def test_times_under_load_are_refused(device: FolderDevice, jobs: list[Job]) -> None:
+    with pytest.raises(InputError, match="leave out --sustained"):
+        device.measure([Job("hot", jobs[0].model, sustained_s=1.0)])

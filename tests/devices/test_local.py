@@ -15,6 +15,7 @@ import pytest
 
 from hwnas.devices import Effort, Job, Progress, TimedDevice, load_device, onnx_timer
 from hwnas.devices.runtimes import OnnxRuntime
+from hwnas.devices.timer import CRASHED
 from hwnas.errors import FaultError, InputError
 
 QUICK = TimedDevice(effort=Effort(min_rounds=5, max_rounds=5))
@@ -149,3 +150,33 @@ def test_load_without_a_pause_is_told_as_sustained(jobs: list[Job], tmp_path: Pa
     again = QUICK.measure([small, replace(large, sustained_s=1.5)], samples=tmp_path)
     assert again.timings["large"].sustained == sustained
     assert stored(tmp_path) == lines
+
+
+def test_a_model_that_brings_the_runtime_down_is_named_and_leaves_the_others(crashing: OnnxRuntime) -> None:
+    jobs = [Job("good", b"good"), Job("bad", b"crash"), Job("better", b"better"), Job("worse", b"crash")]
+    measured = replace(QUICK, runtime=crashing).measure(jobs)
+    assert {name: timing.rounds for name, timing in measured.timings.items()} == {"good": 5, "better": 5}
+    assert measured.errors == dict.fromkeys(["bad", "worse"], CRASHED)
+
+
+def test_a_model_that_fails_later_is_named_as_the_job_is(crashing: OnnxRuntime) -> None:
+    device = replace(QUICK, runtime=crashing)
+    with pytest.raises(FaultError, match=r"local: .*: stage 3 failed in round \d, after it had run: no more"):
+        device.measure([Job("good", b"good"), Job("stage 3", b"later")])
+
+
+@pytest.mark.parametrize(("prints", "words"), [("Welcome!", "says 'Welcome!' by itself"), ("", "says nothing")])
+def test_a_python_that_is_none_is_told_so(tmp_path: Path, prints: str, words: str) -> None:
+    other = tmp_path / "python"
+    other.write_text(f"#!/bin/sh\nprintf '{prints}'\n")
+    other.chmod(0o700)
+    with pytest.raises(FaultError, match=f"local: the machine {words}"):
+        load_device(f"local:python={other}").fingerprint()
+
+
+def test_a_runtime_is_known_by_any_of_its_wheels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Boards with a GPU have one of another name; two of them in one environment would break each other."""
+    monkeypatch.setattr(onnx_timer.timer, "version_of", {"numpy": "2.0", "onnxruntime-gpu": "1.19.0"}.get)
+    assert onnx_timer.describe({})["runtime"] == "onnxruntime 1.19.0"
+    monkeypatch.setattr(onnx_timer.timer, "version_of", {"numpy": "2.0"}.get)
+    assert onnx_timer.describe({})["runtime"].startswith("onnxruntime 1.")  # built from source, and imported

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 
 from hwnas.devices import Effort, Job, Progress, TimedDevice, ssh
 from hwnas.devices.remote import SAMPLES
+from hwnas.devices.runtimes import OnnxRuntime
+from hwnas.devices.timer import CRASHED
 from hwnas.errors import FaultError, InputError
 
 QUICK = Effort(min_rounds=5, max_rounds=5)
@@ -19,7 +22,7 @@ LONG, LONGER = Effort(min_rounds=60, max_rounds=60), Effort(min_rounds=300, max_
 
 def samples(folder: Path) -> list[bytes]:
     (path,) = folder.glob(f"*/{SAMPLES}")
-    return path.read_bytes().splitlines(keepends=True)
+    return [line for line in path.read_bytes().splitlines(keepends=True) if b"runs_ms" in line]
 
 
 def test_a_dropped_connection_is_made_again_and_repeats_no_sample(
@@ -53,7 +56,7 @@ def test_a_machine_that_stays_away_is_a_fault_and_a_later_call_goes_on(
         if progress.rounds >= 10:
             away.wire.cut(stay=True)
 
-    with pytest.raises(FaultError, match=r"there: cannot be reached: .* what came over is kept.*--resume"):
+    with pytest.raises(FaultError, match=r"there: cannot be reached: .* what was measured is kept.*--resume"):
         device.measure(jobs, cut, tmp_path)
     before = samples(tmp_path)
     assert before
@@ -118,7 +121,7 @@ def test_a_full_disk_there_is_a_fault(server: Any, jobs: list[Job], tmp_path: Pa
     limited.write_text(f'#!/bin/sh\nulimit -f 1\nexec {sys.executable} "$@"\n')
     limited.chmod(0o700)
     device = TimedDevice("there", server.host(python=(str(limited),)), effort=LONG)
-    with pytest.raises(FaultError, match=r"there: cannot write in .*make room there, then measure again \(--resume\)"):
+    with pytest.raises(FaultError, match=r"there: cannot write in .*make room there; what was measured is kept"):
         device.measure(jobs, samples=tmp_path / "samples")
     before = samples(tmp_path / "samples")
     room = replace(device, host=server.host())
@@ -162,3 +165,55 @@ def test_the_words_of_a_command_stay_words(server: Any, jobs: list[Job]) -> None
     assert odd.parent.is_dir()
     assert not marker.exists()
     assert not (Path.home() / "broken").exists()
+
+
+RELAY = """#!{python}
+import selectors, socket, sys
+
+given = sys.argv[sys.argv.index("-W") + 1] if "-W" in sys.argv else sys.argv[1]
+with open({log!r}, "a") as log:
+    print(*sys.argv[1:], file=log)
+host, _, port = given.rpartition(":")
+wire, ready = socket.create_connection((host, int(port))), selectors.DefaultSelector()
+ready.register(wire, selectors.EVENT_READ)
+ready.register(sys.stdin.buffer.raw, selectors.EVENT_READ)
+while True:
+    for key, _ in ready.select():
+        data = wire.recv(65536) if key.fileobj is wire else sys.stdin.buffer.raw.read(65536)
+        if not data:
+            sys.exit()
+        wire.sendall(data) if key.fileobj is not wire else (sys.stdout.buffer.write(data), sys.stdout.buffer.flush())
+"""
+
+
+JUMP = "-F {config} -o BatchMode=yes -W {to} -J first ssh://me@gate:22"
+
+
+@pytest.mark.parametrize(
+    ("way", "asked"),
+    [("ProxyCommand {relay} %h:%p", "{to}"), ("ProxyJump first,me@gate:22", JUMP)],
+    ids=["command", "jump"],
+)
+def test_a_machine_behind_another_is_reached_through_it(
+    server: Any, tmp_path: Path, way: str, asked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gate is a stand-in for `ssh -W`, which carries the bytes."""
+    relay, log, config = tmp_path / "ssh", tmp_path / "log", tmp_path / "config"
+    relay.write_text(RELAY.format(python=sys.executable, log=str(log)))
+    relay.chmod(0o700)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    config.write_text(
+        f"Host board\n HostName 127.0.0.1\n Port {server.wire.port}\n User {server.settings()['user']}\n"
+        f" IdentityFile {server.key}\n {way.format(relay=relay)}\n"
+    )
+    host = server.host(address="board", user="", port=0, key="", config=str(config))
+    assert TimedDevice("there", host).fingerprint()["name"] == "there"
+    assert log.read_text().splitlines()[0] == asked.format(to=f"127.0.0.1:{server.wire.port}", config=config)
+
+
+def test_a_model_that_brings_the_runtime_down_there_is_named(server: Any, crashing: OnnxRuntime) -> None:
+    """OpenSSH tells of a signal in place of a status."""
+    device = TimedDevice("there", server.host(), crashing, QUICK)
+    measured = device.measure([Job("good", b"good"), Job("bad", b"crash"), Job("better", b"better")])
+    assert {name: timing.rounds for name, timing in measured.timings.items()} == {"good": 5, "better": 5}
+    assert measured.errors == {"bad": CRASHED}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import math
 from pathlib import Path
@@ -10,8 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hwnas.devices import timer
 from hwnas.devices.series import Plan, Series, calm_level, median_interval, nominal_ms
-from hwnas.devices.timer import Log, Run, measure, read_samples, take_sample
+from hwnas.devices.timer import (
+    CRASHED,
+    Log,
+    Run,
+    blame,
+    clocks,
+    is_sample,
+    measure,
+    read_samples,
+    take_sample,
+)
 
 PLAN = Plan("reference.onnx", [])
 
@@ -139,7 +151,7 @@ def test_each_round_visits_all_models_in_an_order_of_its_own(tmp_path: Path) -> 
     log = Log(tmp_path / "samples.jsonl")
     assert measure(plan, lambda _: lambda _: (1.0, 2.0), log) == {}
     log.close()
-    visits = [line["model"] for line in read_samples(tmp_path / "samples.jsonl")]
+    visits = [line["model"] for line in read_samples(tmp_path / "samples.jsonl") if is_sample(line)]
     rounds = [tuple(visits[start : start + 8]) for start in range(0, len(visits), 8)]
     assert len(set(rounds)) == 6
     assert all(sorted(visited) == names for visited in rounds)
@@ -157,3 +169,61 @@ def test_a_model_that_fails_leaves_the_others(tmp_path: Path) -> None:
     assert measure(plan, open_model, log) == {"bad": "no kernel"}
     log.close()
     assert log.series["good"].ratios == [1.0] * 5
+
+
+def test_a_model_that_brought_the_program_down_twice_is_left_out(tmp_path: Path) -> None:
+    plan = Plan("reference.onnx", ["good", "bad"], min_rounds=5, max_rounds=5)
+
+    class Down(BaseException):
+        """The end of the program, as seen from outside."""
+
+    def open_model(name: str) -> Run:
+        if name == "bad":
+            raise Down
+        return lambda _: (1.0, 2.0)
+
+    for crashed in (False, True, True):  # first by Ctrl-C
+        log = Log(tmp_path / "samples.jsonl")
+        with pytest.raises(Down):
+            measure(plan, open_model, log)
+        log.close()
+        assert not crashed or blame(tmp_path / "samples.jsonl")
+    assert not blame(tmp_path / "samples.jsonl")  # twice for one crash
+    log = Log(tmp_path / "samples.jsonl")
+    assert measure(plan, open_model, log) == {"bad": CRASHED}
+    log.close()
+    assert log.series["good"].ratios == [1.0] * 5
+
+
+def test_a_model_that_was_interrupted_once_is_measured_again(tmp_path: Path) -> None:
+    line = {"model": "good", "round": 1, "seconds": 0.1, "trying": True}
+    (tmp_path / "samples.jsonl").write_text(json.dumps(line) + "\n")
+    log = Log(tmp_path / "samples.jsonl")
+    assert measure(Plan("reference.onnx", ["good"], min_rounds=5, max_rounds=5), lambda _: lambda _: (1, 1), log) == {}
+    log.close()
+    assert not blame(tmp_path / "samples.jsonl")
+
+
+def test_clocks_and_temperatures_are_read_where_the_system_tells_them(tmp_path: Path) -> None:
+    assert clocks(tmp_path) == {}
+    for name, text in (
+        ("devices/system/cpu/cpu0/cpufreq/scaling_cur_freq", "1800000\n"),
+        ("devices/system/cpu/cpu1/cpufreq/scaling_cur_freq", "2400000\n"),
+        ("class/thermal/thermal_zone0/temp", "45500\n"),
+        ("class/thermal/thermal_zone1/temp", "none\n"),
+    ):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text(text)
+    assert clocks(tmp_path) == {"mhz": 2400, "celsius": 45.5}
+
+
+@pytest.mark.parametrize("program", ["timer", "series", "onnx_timer", "tensorrt_timer"])
+def test_the_programs_are_written_for_python_3_9(program: str) -> None:
+    """Which boards still have: their grammar, and `zip` that is not strict yet."""
+    source = (Path(timer.__file__).parent / f"{program}.py").read_text()
+    tree = ast.parse(source, feature_version=(3, 9))
+    keywords = [word.arg for node in ast.walk(tree) if isinstance(node, ast.Call) for word in node.keywords]
+    assert "strict" not in keywords
+    assert "slots" not in keywords
+    assert not any(isinstance(node, ast.Match) for node in ast.walk(tree))
+    assert "from __future__ import annotations" in source

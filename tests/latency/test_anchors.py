@@ -8,7 +8,8 @@ import random
 import numpy as np
 import pytest
 
-from hwnas.latency import profile
+from hwnas.errors import FaultError
+from hwnas.latency import profile, validate
 from hwnas.latency.anchors import Change, anchors_of, change_between, measure_networks
 from hwnas.supernet import ChainSpace
 
@@ -72,3 +73,27 @@ def test_networks_are_in_the_table_s_ms_though_the_device_has_change_between(tin
     truth = table.predict_many(archs)
     assert np.abs(np.array(by_reference) / truth - 1).max() > 0.02
     assert np.abs(np.array(with_anchors) / truth - 1).max() < 0.006
+
+
+@pytest.mark.usefixtures("exported_once")
+def test_a_change_that_is_no_mood_is_not_taken_out(tiny: ChainSpace, simulated: type) -> None:
+    """All networks take 30 % longer now: that is what a limit is held against."""
+    table = profile(tiny, simulated()).table
+
+    class Slower(simulated):  # type: ignore[misc]
+        def time_ms(self, job: object) -> float:
+            return float(1.3 * super().time_ms(job))
+
+    arch = tiny.sample(random.Random(0))
+    seen = measure_networks(table, Slower(), [arch])
+    assert seen.network_ms(arch) == pytest.approx(1.3 * table.network_ms(arch), rel=0.02)
+    checked = validate(table, Slower(), nets=12, pause_s=0)
+    assert checked.changed == pytest.approx(0.3, abs=0.02)
+    assert not checked.fit_for_use
+
+
+@pytest.mark.usefixtures("exported_once")
+def test_a_machine_too_noisy_to_judge_gives_no_verdict(tiny: ChainSpace, simulated: type) -> None:
+    table = profile(tiny, simulated()).table
+    with pytest.raises(FaultError, match=r"simulated was too noisy for what is measured: .* then measure again"):
+        validate(table, simulated(half_width=0.2), nets=12, pause_s=0)

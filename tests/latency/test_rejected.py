@@ -123,3 +123,10 @@ def test_a_network_that_cannot_run_for_another_reason_is_a_fault(tiny: ChainSpac
     device = Picky(simulated(), lambda job: job.name.startswith("network"))
     with pytest.raises(FaultError, match=r"simulated cannot run network .*: no kernel for it"):
         profile(tiny, device)
+
+
+def test_where_no_network_is_left_the_layer_is_named(tiny: ChainSpace, simulated: Simulated) -> None:
+    stem = str(tiny.graph(tiny.sample(random.Random(0)))[0].layer)
+    with pytest.raises(FaultError, match=r"simulated can't run .*: no kernel for it; no network of .* is left") as told:
+        profile(tiny, Picky(simulated(), lambda job: job.name == stem))
+    assert stem in str(told.value)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
 
 from hwnas.errors import InfeasibleError, InputError
-from hwnas.search import STRATEGIES, Problem, search
-from hwnas.search.budget import IN_VAIN, Budget, parse_budget
+from hwnas.search import STRATEGIES, Evaluation, Evolution, Problem, search
+from hwnas.search.budget import EXPECTED, IN_VAIN, Budget, parse_budget
+from hwnas.search.strategy import Strategy
 from hwnas.supernet.space import ChoiceSpace
 
 SPACE = ChoiceSpace([4] * 12)
@@ -88,3 +90,57 @@ def test_budgets_as_they_are_written(text: str | int, budget: Budget) -> None:
 def test_what_is_no_budget_is_named(text: str) -> None:
     with pytest.raises(InputError, match="budget"):
         parse_budget(text)
+
+
+def test_a_population_follows_the_time_that_evaluations_take() -> None:
+    """Forty evaluations fit: fifty random ones would be no evolution."""
+    laid_out: list[int] = []
+
+    def strategy(problem: Problem, rng: random.Random, budget: int) -> Strategy:
+        laid_out.append(budget)
+        return Evolution()(problem, rng, budget)
+
+    def slower(batch: np.ndarray) -> Iterator[float]:
+        for arch in batch:
+            time.sleep(0.02)
+            yield float(arch.sum())
+
+    search(Problem(SPACE, slower), strategy, Budget(minutes=0.8 / 60))
+    assert 5 <= laid_out[0] <= 40
+    search(Problem(SPACE, lambda batch: batch.sum(1)), strategy, Budget(minutes=0.3 / 60))
+    assert laid_out[1] == EXPECTED
+
+
+def test_until_converged_nothing_that_was_asked_for_is_left_out() -> None:
+    """What looked like the last evaluations were not: one of them is better than all before."""
+    batches = [[(i % 4, i // 4 % 4, 0) for i in range(8)], [(i % 4, i // 4, 1) for i in range(16)] * 4]
+
+    class Told:
+        def __init__(self) -> None:
+            self.asked, self.told = list(batches), list[Evaluation]()
+
+        def ask(self, n: int) -> list[tuple[int, ...]]:
+            return self.asked.pop(0) if self.asked else []
+
+        def tell(self, evaluations: Sequence[Evaluation]) -> None:
+            self.told += evaluations
+
+    running = Told()
+    problem = Problem(ChoiceSpace([4, 4, 2]), lambda batch: batch.sum(1))
+    search(problem, lambda *_: running, Budget())
+    assert not any(evaluation.accuracy != evaluation.accuracy for evaluation in running.told)
+
+
+def test_the_history_is_in_the_order_in_which_it_was_asked_for() -> None:
+    """Though a batch is evaluated in another, which shares what its candidates have in common."""
+    asked: list[tuple[int, ...]] = []
+
+    def strategy(problem: Problem, rng: random.Random, budget: int) -> Strategy:
+        running = STRATEGIES["random"]()(problem, rng, budget)
+        ask = running.ask
+        running.ask = lambda n: [asked.append(arch) or arch for arch in ask(n)]  # type: ignore[method-assign]
+        return running
+
+    history = search(Problem(SPACE, lambda batch: batch.sum(1)), strategy, 40).history
+    assert [evaluation.arch for evaluation in history] == asked[:40]
+    assert asked[:40] != sorted(asked[:40])

@@ -85,7 +85,7 @@ def test_no_network_is_evaluated_twice(strategy: str, space: SearchSpace) -> Non
             yield score(arch)
 
     result = search(Problem(space, accuracy), strategy, budget=50)
-    assert evaluated == [e.arch for e in result.history]
+    assert sorted(evaluated) == sorted(e.arch for e in result.history)
     assert len({space.canonical(arch) for arch in evaluated}) == 50
     assert all(space.check(space.canonical(arch)) == arch for arch in evaluated)
 
@@ -254,8 +254,11 @@ def test_progress_is_told_after_every_evaluation() -> None:
     result = search(
         problem(SPACES["chain"]), budget=12, progress=lambda n, of, best: told.append((n, of, best.accuracy))
     )
-    best = np.maximum.accumulate([e.accuracy for e in result.history])
-    assert told == [(i + 1, 12, accuracy) for i, accuracy in enumerate(best)]
+    accuracies = [accuracy for _, _, accuracy in told]
+    assert [(n, of) for n, of, _ in told] == [(i + 1, 12) for i in range(12)]
+    assert accuracies == sorted(accuracies)
+    assert set(accuracies) <= {e.accuracy for e in result.history}
+    assert accuracies[-1] == result.best.accuracy
 
 
 def test_unknown_strategy_names_the_nearest() -> None:
@@ -267,3 +270,14 @@ def test_unknown_strategy_names_the_nearest() -> None:
 def test_budget_and_patience_must_be_positive(wrong: dict[str, int]) -> None:
     with pytest.raises(InputError, match="must be at least 1"):
         search(problem(SPACES["chain"]), "random", **wrong)
+
+
+def test_limits_that_can_be_kept_alone_and_not_together_are_refused() -> None:
+    """What one cost likes the other hates: a weighted mean of both proves it, without a candidate."""
+    up = AdditiveCost(0.0, tuple(np.arange(4.0) for _ in range(30)))
+    down = AdditiveCost(0.0, tuple(3 - np.arange(4.0) for _ in range(30)))
+    both = Problem(ChoiceSpace([4] * 30), fail, {"up": up, "down": down}, {"up": 40.0, "down": 40.0})
+    with pytest.raises(InfeasibleError, match=r"keeps up=40 and down=40 together, .* raise one, or all by 12.5% at"):
+        search(both)
+    kept = Problem(both.space, lambda batch: batch.sum(1), both.costs, {"up": 46.0, "down": 46.0})
+    assert search(kept, budget=10).best.costs["up"] == 46

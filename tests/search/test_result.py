@@ -54,3 +54,8 @@ def test_a_diverged_network_is_neither_best_nor_on_the_front() -> None:
 def test_unknown_cost_names_the_known() -> None:
     with pytest.raises(InputError, match="unknown cost 'flop'; did you mean flops"):
         result([(1, 0.5)]).pareto("flop")
+
+
+def test_one_without_an_accuracy_is_no_improvement() -> None:
+    diverged = result([(1, math.nan), (1, 0.5), (0.5, 0.4)])
+    assert [number for number, _ in diverged.improvements()] == [2]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from hwnas.errors import InputError
 from hwnas.search import Problem, search
@@ -186,3 +187,32 @@ def test_predictor_on_nas_bench_macro() -> None:
 def test_every_strategy_is_in_the_list() -> None:
     expected = {"random", "grid", "evolution", "aging", "nsga2", "reinforce", "progressive", "bayesian", "predictor"}
     assert set(STRATEGIES) == expected
+
+
+def test_the_predictor_keeps_its_batch_from_the_start() -> None:
+    running = Predictor(start=1, batch=2)(Problem(SPACE, landscape(0)), random.Random(0), 20)
+    problem, sizes = Problem(SPACE, landscape(0)), []
+    for _ in range(5):
+        asked = running.ask(1000)
+        sizes.append(len(asked))
+        running.tell(list(problem.evaluated(problem.priced(asked))))
+    assert sizes == [1, 2, 2, 2, 2]
+
+
+def test_a_controller_that_never_stops_is_stopped() -> None:
+    """In a space without end, whose architectures are the better the longer they are."""
+
+    class Endless(ChoiceSpace):
+        def choices(self, prefix: tuple[int, ...] = ()) -> int | None:
+            return None if prefix and prefix[-1] == 0 else 2
+
+        @property
+        def options(self) -> None:  # type: ignore[override]
+            return None
+
+    space = Endless([2])
+    running = Reinforce()(Problem(space, lambda archs: [len(arch) for arch in archs]), random.Random(0), 100)
+    running.controller.score.bias.data = torch.tensor([-100.0, 100.0])  # type: ignore[attr-defined]
+    asked = running.ask(20)
+    assert all(space.choices(arch) is None for arch in asked)
+    assert max(map(len, asked)) < 1000

@@ -13,7 +13,9 @@ import torchvision
 from torch import nn
 
 from hwnas.errors import InputError
-from hwnas.supernet import Arch, ChainSpace, ChoiceSpace, Layer, Node, Supernet, load_space
+from hwnas.supernet import Arch, ChainSpace, ChoiceSpace, Data, Layer, Node, Supernet, TrainSettings, load_space, train
+from hwnas.supernet.averaging import Average
+from hwnas.supernet.checkpoint import CHECKPOINT, load_checkpoint
 from hwnas.supernet.pretrained import initialise_from, load_weights
 from hwnas.supernet.weights import channel_groups, read_blocks, sort_channels
 
@@ -371,3 +373,17 @@ def test_a_shared_weight_is_filled_by_its_largest_source(tmp_path: Path) -> None
                     assert any(torch.equal(weight, tensor) for tensor in whole), (slot, key, name)
                     checked += 1
     assert checked > 20
+
+
+def test_a_checkpoint_with_an_average_starts_from_the_average(tmp_path: Path, digits: Data, tiny: ChainSpace) -> None:
+    """Which is what a run holds, and a search sees."""
+    torch.manual_seed(0)
+    train(Supernet(tiny), digits, TrainSettings(epochs=1, ema=0.99), tmp_path)
+    held, found = Supernet(tiny), load_weights(str(tmp_path / CHECKPOINT))
+    average = Average(held, 0.99)
+    load_checkpoint(tmp_path, {"model": held, "average": average})
+    raw = {name: tensor.clone() for name, tensor in held.state_dict().items()}
+    average.swap()
+    state = held.state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in found.items())
+    assert any(not torch.equal(tensor, raw[name]) for name, tensor in found.items())

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import gzip
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import Image
 
-from hwnas.errors import InputError
-from hwnas.supernet import load_data, load_space
+from hwnas.errors import FaultError, InputError
+from hwnas.supernet import load_data, load_space, sources
 from hwnas.supernet.sources import FASHION_MNIST_FOLDERS, load_source, read_image
 
 SPACE = "mobilenet:size=8,channels={channels},classes=2,stem=4,widths=4,depths=2,head=8"
@@ -28,6 +31,8 @@ with_val = Source(split(40), split(10), ("a", "b"), val=split(12))
 def made(): return good
 labels = Source(split(40, top=3), split(10), ("a", "b"))
 empty = Source(split(40), split(10), ("a", "b", "never"))
+number = Source(split(40), split(10), 2)
+pairs = Source((split(40).images, split(40).labels), split(10), ("a", "b"))
 floats = Source(Split(split(40).images.float(), split(40).labels), split(10), ("a", "b"))
 """
 
@@ -108,6 +113,8 @@ def test_a_module_of_ones_own(name: str) -> None:
         ("own_data:labels", r"labels of train run from 0 to 2; .* must lie in 0\.\.1"),
         ("own_data:empty", "the class 'never' has no training image"),
         ("own_data:floats", r"train has images .* of torch.float32"),
+        ("own_data:number", "own_data:number: classes is 2; their names are needed"),
+        ("own_data:pairs", r"own_data:pairs: train is a tuple; a Split\(images, labels\) is needed"),
         ("own_data:split_", "cannot load own_data:split_ as a Source"),
         ("own_data:MODULE", "cannot load own_data:MODULE as a Source"),
         ("digit", "unknown data 'digit'; did you mean digits"),
@@ -127,3 +134,124 @@ def test_fashion_mnist_from_debian() -> None:
     source = load_source("fashion-mnist", 28, None)
     assert source.train.images.shape == (60_000, 1, 28, 28)
     assert torch.bincount(source.test.labels).tolist() == [1000] * 10
+
+
+def test_splits_go_by_their_usual_names(tmp_path: Path) -> None:
+    for part, count in (("training", 6), ("valid", 3), ("testing", 2)):
+        picture_folder(tmp_path / part, count=count)
+    source = load_source(f"folder:{tmp_path}", 8, None)
+    assert source.val is not None
+    assert (source.classes, *map(len, (source.train, source.val, source.test))) == (("cat", "dog"), 12, 6, 4)
+    (tmp_path / "val").mkdir()
+    with pytest.raises(InputError, match=r"val and .*valid are the same split"):
+        load_source(f"folder:{tmp_path}", 8, None)
+
+
+def test_a_class_without_training_images_is_named(tmp_path: Path) -> None:
+    picture_folder(tmp_path / "train")
+    picture(picture_folder(tmp_path / "test") / "emu" / "1.png", "RGB")
+    with pytest.raises(InputError, match=r"test/emu is a class that .*train has not"):
+        load_source(f"folder:{tmp_path}", 8, None)
+
+
+def test_nothing_is_left_out_in_silence(tmp_path: Path) -> None:
+    picture_folder(tmp_path)
+    (tmp_path / "cat" / ".ipynb_checkpoints").mkdir()
+    for name in (".hidden", "Thumbs.db", ".ipynb_checkpoints/note.txt", ".ipynb_checkpoints/1.png"):
+        (tmp_path / "cat" / name).write_text("of the system's")
+    load_source(f"folder:{tmp_path}", 8, None)
+    (tmp_path / "cat" / "11.heic").write_bytes(b"a photo")
+    with pytest.raises(InputError, match=r"cat/11\.heic is no image .*: convert it, or remove it"):
+        load_source(f"folder:{tmp_path}", 8, None)
+
+
+def test_a_photo_is_turned_as_the_camera_was_held(tmp_path: Path) -> None:
+    pixels = np.zeros((8, 8), np.uint8)
+    pixels[:4] = 200  # bright above
+    tags = Image.Exif()
+    tags[0x0112] = 6  # orientation: turn it clockwise
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=tags)
+    read = read_image(tmp_path / "turned.png", 8)[:, :, 0]
+    assert (read[:, 4:] == 200).all()
+    assert (read[:, :4] == 0).all()
+
+
+def test_a_large_folder_is_in_colour_if_one_picture_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "IN_MEMORY", 0)
+    picture_folder(tmp_path, "L")
+    assert load_source(f"folder:{tmp_path}", 8, None).train.images.shape[1] == 1
+    picture(tmp_path / "dog" / "9.png", "RGB")
+    assert load_source(f"folder:{tmp_path}", 8, None).train.images.shape[1] == 3
+
+
+def test_what_is_wrong_in_a_large_folder_is_met_before_anything_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "IN_MEMORY", 0)
+    picture_folder(tmp_path)
+    for path in tmp_path.glob("*/*.png"):
+        path.write_bytes(path.read_bytes()[:44])  # its header is whole
+    with pytest.raises(InputError, match=r"\.png is not a readable image .*: replace or remove it$"):
+        load_data(f"folder:{tmp_path}", load_space(SPACE.format(channels=3)))
+
+
+class Cifar:
+    """What torchvision's data sets look like from outside."""
+
+    fails: Exception | None = None
+
+    def __init__(self, root: Path, train: bool, download: bool) -> None:
+        if self.fails:
+            raise self.fails
+        rng, count = np.random.default_rng(train), 40 if train else 20
+        self.data = rng.integers(0, 255, (count, 32, 32, 3), dtype=np.uint8)
+        self.targets, self.classes = [i % 10 for i in range(count)], [f"class {i}" for i in range(10)]
+
+
+@pytest.mark.parametrize("name", ["CIFAR10", "CIFAR100"])
+def test_data_of_torchvision_s(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torchvision.datasets, name, Cifar)
+    source = load_source(name.lower(), 32, tmp_path)
+    assert source.train.images.shape == (40, 3, 32, 32)
+    assert torch.equal(source.train.images[0].permute(1, 2, 0), torch.from_numpy(Cifar(tmp_path, True, True).data[0]))
+    assert source.train.labels.tolist()[:11] == [*range(10), 0]
+    assert source.classes[3] == "class 3"
+    assert source.flip
+
+
+@pytest.mark.parametrize(
+    ("fails", "error", "words"),
+    [
+        (AssertionError("cut short"), InputError, r"CIFAR10 .* can't be downloaded \(cut short\): name its folder"),
+        (OSError(errno.ENOSPC, "No space left on device"), FaultError, "cannot write .*: No space left.*make room"),
+    ],
+    ids=["damaged", "full"],
+)
+def test_torchvision_s_errors_are_ours(
+    fails: Exception, error: type[Exception], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torchvision.datasets, "CIFAR10", type("CIFAR10", (Cifar,), {"fails": fails}))
+    with pytest.raises(error, match=words):
+        load_source("cifar10", 32, tmp_path)
+
+
+def idx(path: Path, values: np.ndarray, kind: int = 8) -> None:
+    header = bytes([0, 0, kind, values.ndim]) + b"".join(size.to_bytes(4, "big") for size in values.shape)
+    path.write_bytes(gzip.compress(header + values.astype(np.uint8).tobytes()))
+
+
+@pytest.mark.parametrize(
+    ("labels", "kind", "words"),
+    [
+        (np.full(20, 26), 8, r"fashion-mnist: labels of train run from 26 to 26; with 10 classes"),
+        (np.arange(10), 8, r"fashion-mnist: train has images \(20, 1, 28, 28\).* and labels \(10,\)"),
+        (np.arange(20) % 10, 13, "train-labels-idx1-ubyte.gz is not a whole gzipped idx file: it begins with 00000d01"),
+    ],
+    ids=["other labels", "fewer labels", "numbers"],
+)
+def test_built_in_data_are_checked_too(labels: np.ndarray, kind: int, words: str, tmp_path: Path) -> None:
+    for part in ("train", "t10k"):
+        idx(tmp_path / f"{part}-images-idx3-ubyte.gz", np.zeros((20, 28, 28)))
+        idx(tmp_path / f"{part}-labels-idx1-ubyte.gz", labels, kind)
+    with pytest.raises(InputError, match=words):
+        load_source("fashion-mnist", 28, tmp_path)

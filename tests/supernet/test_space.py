@@ -356,3 +356,27 @@ def test_a_layer_that_nodes_did_not_list_is_named() -> None:
     supernet = Supernet(Forgetful())
     with pytest.raises(MissingLayerError, match=r"conv 4>4 8px .* at slot node2; let Forgetful.nodes\(\) list it"):
         supernet(images(), RICH["cells"])
+
+
+class Single(SearchSpace):
+    """One architecture of one layer."""
+
+    def __init__(self, layer: Layer, slot: str = "") -> None:
+        self.node = Node(layer, (INPUT,), slot)
+
+    def choices(self, prefix: Arch = ()) -> int | None:
+        return None if prefix else 1
+
+    def graph(self, arch: Arch) -> tuple[Node, ...]:
+        return (self.node,)
+
+
+def test_a_parameter_that_a_layer_has_not_is_named() -> None:
+    with pytest.raises(InputError, match=r"the layer conv 4>4 8px kernel=3 has no act \(it has: kernel\)"):
+        Supernet(Single(Layer("conv", 4, 4, 8, params={"kernel": 3})))
+
+
+def test_a_slot_with_a_dot_is_refused() -> None:
+    layer = Layer("conv", 4, 4, 8, params={"kernel": 3, "act": "relu"})
+    with pytest.raises(InputError, match=r"the slot 'stage1\.block0' has a dot"):
+        Supernet(Single(layer, slot="stage1.block0"))
