@@ -333,3 +333,20 @@ def test_a_first_candidate_without_a_metric_is_no_reason_to_lose_the_rest(
     monkeypatch.setattr(Evaluator, "stored", lambda *_: Given(iter([math.nan] * 3)))
     with pytest.raises(FaultError, match="none of 3 networks has a finite accuracy"):
         search(run, strategy="random", budget=3)
+
+
+def test_a_device_that_has_changed_calibrates_as_it_is_now(
+    there: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All networks take a fifth longer: those that calibrated the table do, too, and it is said."""
+    measuring = Slower({1: 1.2}, monkeypatch)
+    measuring.change = Change(level=math.log(1.2))
+    searched, said = verified(there, run, 1.5, verify=2)
+    assert "networks on local take 20% more than profiled" in said
+    before, after = (LatencyTable.load(there / name) for name in ("local.json", "found.local.json"))
+    assert after.network_ms(searched.found.arch) == pytest.approx(
+        1.2 * before.network_ms(searched.found.arch), rel=0.01
+    )
+    known = {network.arch: network.measured_ms for network in before.calibration.networks}
+    again = [(network.measured_ms, known[n]) for network in after.calibration.networks if (n := network.arch) in known]
+    assert all(now == pytest.approx(1.2 * then, rel=0.01) for now, then in again)

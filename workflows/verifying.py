@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..devices import TIMED, Device
-from ..errors import FaultError, InfeasibleError, InputError
+from ..errors import InfeasibleError, InputError
 from ..latency import LatencyTable
-from ..latency.anchors import change_words, measure_networks
+from ..latency.anchors import Change, change_words, measure_networks
 from ..latency.calibration import Calibration, fit, run_margin
 from ..latency.renewal import check_device
 from ..progress import Progress
@@ -39,6 +39,7 @@ class Verification:
     progress: Progress
     measured: dict[Arch, dict[str, float]] = field(default_factory=dict)
     rounds: int = 0
+    change: Change = field(default_factory=Change)  # of the device since its table was made, where that is a new one
 
     def __post_init__(self) -> None:
         check_device(self.table.device, self.device)
@@ -51,7 +52,9 @@ class Verification:
         """Measure the best that were not measured yet; the best that keeps the limits, None where there is none."""
         seen = (e for e in result.history if not e.estimated and not math.isnan(e.accuracy))
         ranked = sorted(seen, key=rank_key)
-        self._measure([evaluation.arch for evaluation in ranked if evaluation.arch not in self.measured][: self.best])
+        self._measure(
+            [evaluation.arch for evaluation in ranked if evaluation.arch not in self.measured][: self.best], note
+        )
         self.recalibrated().save(self.file)
         known = [evaluation for evaluation in ranked if evaluation.arch in self.measured]
         kept = [evaluation for evaluation in known if self._keeps(evaluation.arch)]
@@ -73,7 +76,11 @@ class Verification:
     def _fitted(self, before: Calibration, name: str) -> Calibration:
         """What the networks of a calibration tell together with those measured here, by the limit's name."""
         new = [self.table.network(arch, ms[name]) for arch, ms in self.measured.items()]
-        known = [network for network in before.networks if network.arch not in self.measured]
+        known = [
+            replace(network, measured_ms=network.measured_ms * self.change.factor(network.measured_ms))
+            for network in before.networks
+            if network.arch not in self.measured
+        ]
         table = self.table.calibrated(fit([*known, *new], before.overhead_ms))
         missed = [table.network_ms(network.arch) / network.measured_ms - 1 for network in table.calibration.networks]
         return replace(table.calibration, margin=max(table.calibration.margin, run_margin(missed)))
@@ -88,15 +95,15 @@ class Verification:
             "--verify more"
         )
 
-    def _measure(self, archs: Sequence[Arch]) -> None:
+    def _measure(self, archs: Sequence[Arch], note: Callable[[str], None]) -> None:
         if not archs:
             return
         self.rounds += 1
         kept = self.samples / str(self.rounds)  # each with the table's own networks beside it
         seen = measure_networks(self.table, self.device, archs, kept, self.progress)
-        if not seen.change.passing:
-            changed = math.expm1(seen.change.level)
-            raise FaultError(f"{change_words(self.device.name, changed)}, then search")
+        if not seen.change.passing:  # what is measured is not as before: nor is what was
+            self.change = seen.change
+            note(change_words(self.device.name, math.expm1(self.change.level)))
         for arch in archs:
             timing = seen.timing(arch)
             ratios = {self.table.name: timing.ratio, f"{self.table.name}.p95": timing.p95}
