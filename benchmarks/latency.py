@@ -1,13 +1,14 @@
 """Is the promised latency the measured latency? 200 unseen networks, 100 winners of searches, a busy neighbour.
 
-    python benchmarks/latency.py --out FILE.json [--sizes 32,224] [--nets 200] [--device DEVICE]
+    python benchmarks/latency.py --out FILE.json [--sizes 32,224] [--nets 200] [--device DEVICE] [--rounds 40]
 
 For `mobilenet` at each size: profile (timed, all in); measure unseen networks, stratified from the fastest to the
-slowest, twice; search at 20 limits with 5 seeds and measure the winners; profile once more while another process
-keeps a core busy, and hold that table against the quiet measurements. The machine should be quiet otherwise. What was
-measured is kept in FILE.work: an interrupted benchmark goes on where it was (a profile, whose time is a figure, begins
-anew). About half an hour on two cores. What all networks differ by together from one measurement to the next is told,
-too: the single ones are no independent trials of that.
+slowest, twice, with more samples than a profile takes, so that the table is judged and not the truth; search at 20
+limits with 5 seeds and measure the winners; profile once more while another process keeps a core busy, and hold that
+table against the quiet measurements. The machine should be quiet otherwise. What was measured is kept in FILE.work: an
+interrupted benchmark goes on where it was (a profile, whose time is a figure, begins anew). About an hour on two cores.
+What all networks differ by together from one measurement to the next is told, too: the single ones are no independent
+trials of that.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits  # of scikit-learn
 
-from hwnas.devices import Device, load_device
+from hwnas.devices import Device, TimedDevice, load_device
 from hwnas.files import write_bytes
 from hwnas.latency import LatencyTable, analytic_cost, profile, spread
 from hwnas.latency.anchors import measure_networks
@@ -44,26 +45,30 @@ def main() -> None:
     parser.add_argument("--sizes", default="32,224")
     parser.add_argument("--nets", type=int, default=200)
     parser.add_argument("--device", default="local")
+    parser.add_argument("--rounds", type=int, default=40, help="samples at least of each network that is the truth")
     options = parser.parse_args()
     figures, device = {}, load_device(options.device)
+    assert isinstance(device, TimedDevice)
+    rounds = max(options.rounds, device.effort.min_rounds)
+    patient = replace(device, effort=replace(device.effort, min_rounds=rounds, max_rounds=max(rounds, 200)))
     for size in options.sizes.split(","):
         work = options.out.with_suffix(".work") / size
-        figures[size] = one_size(load_space(f"mobilenet:size={size}"), device, work, options.nets)
+        figures[size] = one_size(load_space(f"mobilenet:size={size}"), device, patient, work, options.nets)
         write_bytes(options.out, json.dumps({"device": device.fingerprint(), "sizes": figures}, indent=1).encode())
     print(table_of(figures))
 
 
-def one_size(space: SearchSpace, device: Device, work: Path, nets: int) -> dict[str, Any]:
-    """All figures of a space."""
+def one_size(space: SearchSpace, device: Device, patient: Device, work: Path, nets: int) -> dict[str, Any]:
+    """All figures of a space: profiled on `device`, its networks measured on `patient`, which is the same."""
     table, seconds = profiled(space, device, work / "quiet")
     used = {network.arch for network in table.calibration.networks}
     archs = spread(space, table.cost or table.predict_many, nets, seed=1, exclude=used, without=table.rejected)
-    first, second = (measured(device, archs, table, work / f"pass{i}") for i in (1, 2))
+    first, second = (measured(patient, archs, table, work / f"pass{i}") for i in (1, 2))
     validation = asdict(compare(table, archs, first, second, 0.0))
     validation["measurements"] = [list(check.values()) for check in validation["measurements"]]
     promises = promised(space, table)
     winners = sorted({arch for arch, _ in promises})
-    took = dict(zip(winners, measured(device, winners, table, work / "winners"), strict=True))
+    took = dict(zip(winners, measured(patient, winners, table, work / "winners"), strict=True))
     used_share = np.array([took[arch] / limit for arch, limit in promises])
     together = [
         np.median(ms / table.predict_many(nets_of) - 1)
