@@ -153,7 +153,7 @@ def rank(
 
     with workflows.joined(accelerator) as ranks, bar("ranking") as progress:
         found = workflows.rank(run, nets, truth, out, table, again, epochs, seed, progress, ranks)
-    rows = Table("", "Kendall tau", f"at equal {found.cost}", "regret", title=f"{found.nets} networks")
+    rows = Table("", "Kendall tau", "Spearman", f"at equal {found.cost}", "regret", title=f"{found.nets} networks")
     rankings = {
         "the supernet": found.supernet,
         "without batch norms of their own": found.without_bn,
@@ -162,7 +162,7 @@ def rank(
     }
     for name, ranking in rankings.items():
         if ranking is not None:
-            figures = (ranking.tau, ranking.tau_in_bands, ranking.regret)
+            figures = (ranking.tau, ranking.spearman, ranking.tau_in_bands, ranking.regret)
             rows.add_row(name, *(f"{f.value:.3f} [{f.low:.3f}, {f.high:.3f}]" if f else "" for f in figures))
     console.print(rows)
     if found.supernet.tau_in_bands is None:

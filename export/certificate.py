@@ -242,7 +242,7 @@ def objections(proof: Certificate) -> Iterator[str]:
         both = f"{proof.accuracy_onnx:.4f}, {proof.accuracy_torch:.4f} in torch"
         yield f"{proof.metric} is {both}: more than {allowed:.2g} off"
     yield from (f"target {check}" for check in proof.targets if check.failed)
-    if proof.mobile is not None and proof.mobile.max_abs_diff > most:
+    if proof.mobile is not None and not proof.mobile.max_abs_diff <= most:
         yield f"outputs of the mobile format differ by {proof.mobile.max_abs_diff:.2g}, more than {most:.2g}"
     for name, limit in proof.limits.items():
         if proof.costs.get(name, -math.inf) > limit:

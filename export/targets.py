@@ -255,7 +255,10 @@ def _described(one: Wanted, model: Path, entry: Entry | None) -> dict[str, str] 
         return TargetCheck(one.name, NAMED, "", reason=f"where there is a GPU: {command}")
     if ran.returncode != 0:
         raise InputError(f"{one.name}: {_last_words(ran)}; to install it: {target.install}")
-    told: dict[str, str] = json.loads(ran.stdout.splitlines()[-1])
+    try:
+        told: dict[str, str] = json.loads(ran.stdout.splitlines()[-1])
+    except (IndexError, ValueError):
+        raise InputError(f"{one.name}: {one.python} is no Python: name one; to install it: {target.install}") from None
     if target.machine and told["machine"] != target.machine:
         raise InputError(f"{one.name}: {one.python} is a Python for {told['machine']}; to get one: {target.install}")
     return told

@@ -32,7 +32,12 @@ def commands(inputs: Inputs, networks: Sequence[Network]) -> list[tuple[str, str
     rows += [(path, f"latency table of {table.name}", profiled(path, table)) for path, table in inputs.tables.items()]
     rows += [(path, "validation of a table", validated(path, it)) for path, it in inputs.validations.items()]
     rows += [(path, "ranking", ranked(path, it)) for path, it in inputs.rankings.items()]
-    rows += [(path, "network found", searched(path, found)) for path, found in inputs.found.items()]
+    for path, found in inputs.found.items():
+        if path.parent.resolve() == Path(found.run).resolve():  # where finetune leaves what it made of a network
+            tuned = line("hwnas", "finetune", "FOUND.json", "--out", near(path.parent))
+            rows.append((path, "network trained on", tuned))
+        else:
+            rows.append((path, "network found", searched(path, found)))
     for path, proof in inputs.certificates.items():
         owner = proven.get(id(proof))
         source = sources.get(id(owner.found)) if owner and owner.found else None

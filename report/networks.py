@@ -20,6 +20,8 @@ from .read import Inputs, predicts
 BASELINE = "random"  # the strategy that others are compared with
 CLOUD = 3000  # evaluated networks that a chart shows at most
 
+BY_SEARCH = "by the search"  # where a network was measured that was not exported yet
+
 
 @dataclass(frozen=True)
 class Network:
@@ -60,7 +62,7 @@ class Network:
         for name, (low, high) in (self.found.intervals if self.found else {}).items():
             if name not in measured and self.found:
                 costs, seen = self.found.costs, self.found.measured.get(name)
-                yield Times(name, costs[name], low, high, seen, self.limits.get(name), "by the search")
+                yield Times(name, costs[name], low, high, seen, self.limits.get(name), BY_SEARCH)
         for name, t in measured.items():
             limit = self.limits.get(name, t.limit_ms) if t.of_file else None
             yield Times(name, t.predicted_ms, t.low_ms, t.high_ms, t.measured_ms, limit, where(t))
@@ -87,6 +89,11 @@ class Times:
     def kept(self) -> bool | None:
         """Whether the measurement keeps the limit; None where there is none of either."""
         return None if self.measured is None or self.limit is None else self.measured <= self.limit
+
+    @property
+    def proven(self) -> bool | None:
+        """The same, but None where it was not the exported file that was measured, and keeps the limit."""
+        return None if self.where == BY_SEARCH and self.kept else self.kept
 
 
 def networks_of(inputs: Inputs) -> list[Network]:
@@ -204,7 +211,8 @@ def evaluated(inputs: Inputs, members: Sequence[Network]) -> dict[Arch, float]:
 def table_of(inputs: Inputs, device: str, space: str) -> LatencyTable | None:
     """The table of a device for a space, also of another statistic such as `pixel8.p95`."""
     name, _, statistic = device.partition(".")
-    for table in inputs.tables.values():
+    tables = sorted(inputs.tables.values(), key=lambda table: not table.validation)  # whose promise was tested first
+    for table in tables:
         if table.space.spec == space and table.timed and device == table.name:
             return table
         if table.space.spec == space and table.timed and name == table.name and statistic in table.felt:

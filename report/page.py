@@ -189,7 +189,7 @@ def _matrices(inputs: Inputs, networks: Sequence[Network]) -> Iterator[Html]:
 
 def _predicted(inputs: Inputs, networks: Sequence[Network]) -> list[Mapping[str, Any]]:
     """What each network takes on every table of its space, where there are several devices."""
-    shown = [n for n in networks if n.found and not n.is_baseline]
+    shown = [*{n.arch: n for n in reversed(networks) if n.found and not n.is_baseline}.values()][::-1]
     rows: list[Mapping[str, Any]] = []
     for n in shown:
         tables = {t.name: t for t in inputs.tables.values() if t.space.spec == n.space and predicts(t)}
@@ -220,7 +220,8 @@ def _heat(name: str, it: Any) -> Html:
 
 def _progress(inputs: Inputs, networks: Sequence[Network]) -> list[Html]:
     by_metric: dict[str, list[dict[str, Any]]] = {}
-    for n in networks:
+    searches = {id(n.found): n for n in reversed(networks)}.values()  # one may have been exported more than once
+    for n in reversed(searches):
         if n.found and n.found.progress:
             steps = [*n.found.progress, (n.found.evaluations, n.found.progress[-1][1])]
             by_metric.setdefault(n.metric, []).extend(
@@ -258,7 +259,10 @@ def _ranked(name: str, it: Any) -> Html:
     rows = [[f"{number:.4g}" for number in network] for network in it.networks]
     chart = ranking_chart(it.networks, it.ranking, it.cost, it.metric)
     label = f"{len(rows)} networks: with inherited weights, and trained alone"
-    return _chart(chart, label, name, ["inherited", "trained alone", it.cost], rows)
+    figures = [("Kendall tau", it.ranking.tau), ("Spearman", it.ranking.spearman)]
+    figures += [(f"tau at equal {it.cost}", it.ranking.tau_in_bands), ("regret", it.ranking.regret)]
+    said = [f"{what} {f.value:.3f} ({f.low:.3f} to {f.high:.3f})" for what, f in figures if f]
+    return _chart(chart, label, f"{name}: {', '.join(said)}", ["inherited", "trained alone", it.cost], rows)
 
 
 def _commands(inputs: Inputs, networks: Sequence[Network], command: str) -> list[Html]:

@@ -145,7 +145,7 @@ def _known(path: Path) -> Iterator[tuple[str, Path]]:
         return
     for folder, inner, files in os.walk(path):
         inner.sort()
-        if RUN in files:
+        if RUN in files and _kind(Path(folder, RUN)) == "runs":
             inner.clear()
             yield "runs", Path(folder)
         for file in (Path(folder, name) for name in sorted(files) if name.endswith(SHOWN) and name != RUN):

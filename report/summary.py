@@ -10,6 +10,7 @@ from typing import Any
 from ..export import Certificate
 from ..latency import LatencyTable
 from ..search.found import Found
+from ..supernet.cost import COSTS
 from .networks import Field, Network, Times, accuracy_words, cost_words, direction, ms_words, percent, table_of
 from .read import Inputs
 
@@ -68,8 +69,9 @@ def _state(network: Network, times: Sequence[Times]) -> str:
     if network.proof and network.proof.rejected:
         verdict = False
     if verdict is None:
-        seen = [t.kept for t in times if t.limit is not None]
-        verdict = False if False in seen else None if None in seen or not seen else True
+        seen = {t.device: t.proven for t in times if t.limit is not None}
+        open_ = not seen or None in seen.values() or network.limits.keys() - seen.keys() - COSTS.keys()
+        verdict = False if False in seen.values() else None if open_ else True
     return {True: KEPT, False: BROKEN, None: OPEN}[verdict]
 
 

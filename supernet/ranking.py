@@ -63,6 +63,8 @@ def ranking(said: ArrayLike, truth: ArrayLike, costs: ArrayLike, seed: int = 0) 
     near = np.maximum(ratio, 1 / ratio) <= (1 + BAND) / (1 - BAND)  # together in some band
 
     def tau(times: Floats, among: NDArray[np.bool_]) -> float:  # networks taken so many times (n,)
+        if not times @ (among & ~np.eye(n, dtype=bool)) @ times:
+            return float("nan")  # none of them is an alternative to another
         differ = [times @ (each * among) @ times for each in unlike]
         return float(np.nan_to_num(times @ (signs * among) @ times / np.sqrt(differ[0] * differ[1])))
 

@@ -65,6 +65,8 @@ def load_teacher(spec: str, data: Data, device: torch.device) -> Teacher:
     try:
         network = torchvision.models.get_model(name, weights=None, num_classes=count)
         network.load_state_dict(state)
+        if not file and hasattr(network, "transform_input"):  # Inception's own weights want another scale
+            network.transform_input = True
     except (RuntimeError, TypeError) as error:
         reason = str(error).splitlines()[-1].strip()
         raise InputError(f"{spec} does not tell {count} classes apart ({reason}): {HOW}") from error

@@ -286,5 +286,8 @@ def test_an_export_that_was_interrupted_is_made_again(made: Path, tmp_path: Path
     assert workflows.export(made / "found.json", out, shipping=workflows.Shipping(mobile=True)).rejected == ()
     out.with_suffix(".json").unlink()
     out.write_bytes(b"something else")
+    with pytest.raises(InputError, match=r"net\.onnx would be overwritten, but it is no export of hwnas"):
+        workflows.export(made / "found.json", out)
+    out.unlink()
     with pytest.raises(InputError, match=r"net\.ort is there already, and not of an export"):
         workflows.export(made / "found.json", out, shipping=workflows.Shipping(mobile=True))

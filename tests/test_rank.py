@@ -134,3 +134,16 @@ def test_the_command_prints_what_is_compared(folder: Path, tmp_path: Path, capsy
     assert "Kendall tau" in words
     assert main(["rank", "--run", str(folder)]) == 2
     assert "give either --nets" in capsys.readouterr().err
+
+
+def test_files_of_the_user_s_are_not_written_over(folder: Path, tmp_path: Path) -> None:
+    archs = networks(load_space(SPACE), 5)
+    truth = table(tmp_path / "mine.truth.csv", archs, accuracy=[0.1, 0.2, 0.3, 0.4, 0.5], minutes=[1.0] * 5)
+    before = truth.read_bytes()
+    workflows.rank(folder, truth=truth, out=tmp_path / "mine.json")
+    assert truth.read_bytes() == before
+    (tmp_path / "other.png").write_bytes(b"a picture")
+    with pytest.raises(InputError, match=r"other\.png is there already, and not of a ranking in .*other\.json"):
+        workflows.rank(folder, truth=truth, out=tmp_path / "other.json")
+    with pytest.raises(InputError, match=r"mine\.png is no name for a ranking"):
+        workflows.rank(folder, truth=truth, out=tmp_path / "mine.png")

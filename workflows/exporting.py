@@ -51,6 +51,7 @@ from .timing import Measured, check_known, measure_exported
 
 CALIBRATION = 256  # training images whose ranges an int8 network is made for
 REJECTED = ".rejected"
+FARTHEST = float(np.finfo(np.float64).max)  # what outputs that are no numbers differ by: JSON has no infinity
 BESIDE = (".json", ".md", ".ort", ".required_operators.config")  # what is written beside NET.onnx, by its suffix
 
 
@@ -160,6 +161,8 @@ def check_places(out: Path) -> None:
         for suffix in (out.suffix, *BESIDE):
             check_target(Path(f"{out.with_suffix(suffix)}{ending}"), "certificate" if suffix == ".json" else "")
     check_card(out.with_suffix(".md"))
+    if out.exists() and not is_export(out):
+        raise InputError(f"{out} would be overwritten, but it is no export of hwnas: give --out another name")
     if not out.with_suffix(".json").exists() and not is_export(out):  # nothing there is of an export of before
         for path in (out.with_suffix(suffix) for suffix in BESIDE[2:]):
             if path.exists():
@@ -284,7 +287,7 @@ def _as_mobile(
     mobile = to_mobile(model)
     images = as_array(subject.read(shipping)(subject.data.test.images[:COMPARED]))
     outputs, expected = (run_onnx(onnx_session(form), images) for form in (mobile.model, model))
-    apart = float(np.abs(outputs - expected).max())
+    apart = float(np.nan_to_num(np.abs(outputs - expected), nan=FARTHEST, posinf=FARTHEST).max())
     check = MobileCheck(apart, len(mobile.model), hashlib.sha256(mobile.model).hexdigest())
     files = {".ort": mobile.model, ".required_operators.config": mobile.operators.encode()}
     return replace(proof, mobile=check), files

@@ -33,6 +33,8 @@ from .runs import run_data
 from .training import supernet_settings
 
 VERSION = 1
+TRUTH = ".truth.csv"
+BESIDE = (TRUTH, ".png")  # what is written beside a ranking, by its suffix
 LEAST = 3  # networks, for a correlation
 AGAIN = 1 / 3  # of the networks are trained with a second seed
 WRITE = "write rows ARCH,ACCURACY such as 0-2-1,0.913"
@@ -87,7 +89,7 @@ def rank(
     if (nets is None) == (truth is None):
         raise InputError("give either --nets, to train networks alone, or --truth, a CSV of what they reach")
     if out is not None:
-        check_target(out, "ranking")
+        check_places(out, truth)
     trained, supernet = load_run(run), load_supernet(run)
     if trained.arch is not None:
         raise InputError(f"{run} holds one network and no supernet: there is nothing to rank")
@@ -110,7 +112,7 @@ def rank(
     with evaluator.helped():
         report = ranked(evaluator, known, next(iter(tables.values()), None), progress)
     if out is not None:
-        save(report, known, out)
+        save(report, known, out, truth)
     ranks.broadcast(report)
     return report
 
@@ -219,13 +221,27 @@ def ranked(evaluator: Evaluator, known: Truth, table: LatencyTable | None, progr
     )
 
 
-def save(report: RankReport, known: Truth, out: Path) -> None:
-    """Write the report as JSON, its picture and the truth as CSV beside it."""
+def check_places(out: Path, truth: Path | None) -> None:
+    """InputError where a ranking and what belongs to it can't be written, or a file of the user's would be lost."""
+    check_target(out, "ranking")
+    if out.suffix in BESIDE:
+        raise InputError(
+            f"{out} is no name for a ranking, which is JSON with files beside it: give one ending in .json"
+        )
+    for path in (out.with_suffix(suffix) for suffix in BESIDE):
+        check_target(path)
+        if path.exists() and path != truth and not out.exists():
+            raise InputError(f"{path} is there already, and not of a ranking in {out}: give --out another name")
+
+
+def save(report: RankReport, known: Truth, out: Path, read: Path | None) -> None:
+    """Write the report as JSON, its picture and the truth as CSV beside it, unless it was `read` from there."""
     rows = [
         {"arch": "-".join(map(str, arch)), "accuracy": value, "again": known.again.get(arch)}
         for arch, value in known.accuracy.items()
     ]
-    write_bytes(out.with_suffix(".truth.csv"), pd.DataFrame(rows).to_csv(index=False).encode())
+    if out.with_suffix(TRUTH) != read:
+        write_bytes(out.with_suffix(TRUTH), pd.DataFrame(rows).to_csv(index=False).encode())
     points = [(net["inherited"], net["accuracy"], net["cost"]) for net in report.networks]
     chart = ranking_chart(points, report.supernet, report.cost, report.metric, width=420)
     save_chart(chart, out.with_suffix(".png"))

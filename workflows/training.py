@@ -209,7 +209,7 @@ def resolved_teacher(spec: str) -> str:
 
 
 def evaluated(found: Found, run: Run, network: Supernet, data: Data, ranks: Ranks) -> Found:
-    """A found network as it is after it was trained in `run`; the front beside it is not its own any more."""
+    """A found network as it is after it was trained in `run`; front and progress of the search are not its own."""
     images = bn_images(data, run.train["seed"])
     return replace(
         found,
@@ -219,4 +219,5 @@ def evaluated(found: Found, run: Run, network: Supernet, data: Data, ranks: Rank
         run=str(run.folder.resolve()),
         weights=weights_fingerprint(network),
         front=(),
+        progress=(),
     )

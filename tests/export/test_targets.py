@@ -10,6 +10,7 @@ import ast
 import functools
 import os
 import random
+import shutil
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -278,6 +279,12 @@ def test_an_interpreter_that_does_not_start_is_no_target(tmp_path: Path) -> None
     (tmp_path / "python").chmod(0o700)
     with pytest.raises(InputError, match="openvino: cannot run"):
         installed([Wanted("openvino", str(tmp_path / "python"))])
+
+
+@pytest.mark.parametrize("program", ["true", "echo"])
+def test_what_is_no_python_is_no_target(program: str) -> None:
+    with pytest.raises(InputError, match=f"openvino: .*{program} is no Python: name one; to install it: "):
+        installed([Wanted("openvino", shutil.which(program) or program)])
 
 
 def test_a_python_for_this_machine_is_none_for_another() -> None:

@@ -13,7 +13,7 @@ import pytest
 from hwnas.errors import InputError, MismatchError
 from hwnas.export.targets import TargetCheck
 from hwnas.report import Inputs, fields_of, networks_of, page, read_inputs
-from hwnas.report.summary import BROKEN, cards
+from hwnas.report.summary import BROKEN, OPEN, cards
 
 FILES = {
     "best-found.json": "found",
@@ -87,6 +87,32 @@ def test_a_rejected_network_is_shown_as_one(changed: Callable[..., Path], tmp_pa
     assert {network.name for network in networks} == {"net", "net (rejected)"}
     (card,) = [it for it in cards(inputs, networks, fields_of(inputs, networks)) if it.name == "net (rejected)"]
     assert (card.state, card.verdict) == (BROKEN, "REJECTED: outputs differ by 3")
+
+
+def state(*files: Path) -> tuple[str, str]:
+    """Of the first card of a report on these files: the state of its limits, and the verdict."""
+    inputs = read_inputs(files)
+    networks = networks_of(inputs)
+    card = cards(inputs, networks, fields_of(inputs, networks))[0]
+    return card.state, card.verdict
+
+
+def test_a_limit_on_a_device_that_was_not_measured_is_open(changed: Callable[..., Path], made: Any) -> None:
+    limits = {**json.loads((made.folder / "best.json").read_text())["limits"], "pi5": 30.0}
+    assert state(changed("best.json", limits=limits, within_limits=None))[0] == OPEN
+
+
+def test_what_only_the_search_has_measured_is_not_proven(changed: Callable[..., Path]) -> None:
+    """Until the exported file is; over its limit is over it."""
+    assert state(changed("best-found.json", measured={"pixel8": 1e-3}))[0] == OPEN
+    assert state(changed("best-found.json", measured={"pixel8": 1e6}))[0] == BROKEN
+
+
+def test_a_run_json_of_someone_else_s_is_passed_over(changed: Callable[..., Path]) -> None:
+    file = changed("best.json")
+    (file.parent / "run.json").write_text('{"steps": 3}')
+    inputs = read_inputs([file.parent])
+    assert (len(inputs.certificates), len(inputs.runs)) == (1, 0)
 
 
 @pytest.mark.parametrize("name", FILES)
