@@ -51,7 +51,7 @@ from .timing import Measured, check_known, measure_exported
 
 CALIBRATION = 256  # training images whose ranges an int8 network is made for
 REJECTED = ".rejected"
-FARTHEST = float(np.finfo(np.float64).max)  # what outputs that are no numbers differ by: JSON has no infinity
+FARTHEST = float(np.finfo(np.float32).max)  # what outputs that are no numbers differ by: JSON has no infinity
 BESIDE = (".json", ".md", ".ort", ".required_operators.config")  # what is written beside NET.onnx, by its suffix
 
 

@@ -223,11 +223,11 @@ def ranked(evaluator: Evaluator, known: Truth, table: LatencyTable | None, progr
 
 def check_places(out: Path, truth: Path | None) -> None:
     """InputError where a ranking and what belongs to it can't be written, or a file of the user's would be lost."""
-    check_target(out, "ranking")
     if out.suffix in BESIDE:
         raise InputError(
             f"{out} is no name for a ranking, which is JSON with files beside it: give one ending in .json"
         )
+    check_target(out, "ranking")
     for path in (out.with_suffix(suffix) for suffix in BESIDE):
         check_target(path)
         if path.exists() and path != truth and not out.exists():
