@@ -130,7 +130,7 @@ class FolderDevice:
 
     def _errors(self, files: Mapping[str, str]) -> dict[str, str]:
         """The models that could not run there, with the reasons."""
-        said = {file: str(ms).partition(CANNOT)[2].strip() for file, ms in self._rows() if str(ms).startswith(CANNOT)}
+        said = {file: ms.removeprefix(CANNOT).strip() for file, ms in self._rows() if isinstance(ms, str)}
         said |= self._result().get("errors", {})
         return {name: said[file] or "no reason given" for name, file in files.items() if file in said}
 
