@@ -58,8 +58,9 @@ def run(arguments: Sequence[str]) -> int:
     except HwnasError as error:
         if error.__cause__ is not None and os.environ.get("HWNAS_TRACEBACK"):
             raise
-        if not SPEAKS and (isinstance(error, LostRankError) or error.exit_status == HwnasError.exit_status):
-            return error.exit_status  # said already: by that process, or by each of them in the same words
+        alike = isinstance(error, LostRankError) or error.exit_status == HwnasError.exit_status
+        if error.told or (error.told is None and alike and not SPEAKS):  # before they met, all fail alike
+            return error.exit_status
         return fail(str(error), error.exit_status)
     except (KeyboardInterrupt, typer.Abort):
         status = STOPPED

@@ -13,6 +13,7 @@ class HwnasError(Exception):
     """Root of all errors of this package; the command line prints it as one line and exits with `exit_status`."""
 
     exit_status = 2
+    told: bool | None = None  # of several processes: whether another one says it, in the same words
 
 
 class InputError(HwnasError):
@@ -35,6 +36,10 @@ class FaultError(HwnasError):
     """Something broke while running (a device, a disk); everything finished so far is kept."""
 
     exit_status = 1
+
+
+class DivergedError(FaultError):
+    """A loss or a gradient of a training is no number any more."""
 
 
 class CrashError(FaultError):

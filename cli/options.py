@@ -27,7 +27,10 @@ BatchOption = Annotated[int | None, typer.Option(help="Images per step.")]
 AugmentOption = Annotated[bool | None, typer.Option("--augment/--no-augment", help="Shift and mirror images.")]
 RateOption = Annotated[float | None, typer.Option("--lr", help="Peak learning rate.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Continue what was interrupted.")]
-WorkersOption = Annotated[int, typer.Option(min=0, help="Processes that prepare images ahead of the training.")]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(min=0, help="Processes that prepare images ahead of the training: some where images lie in files."),
+]
 AcceleratorOption = Annotated[str, typer.Option(help="auto (a GPU where there is one), cpu, or cuda.")]
 PrecisionOption = Annotated[str | None, typer.Option(help="fp32, bf16, or on GPUs fp16.")]
 AccumulateOption = Annotated[

@@ -55,7 +55,7 @@ def train(
     teacher: TeacherOption = None,
     teacher_share: TeacherShareOption = None,
     accelerator: AcceleratorOption = "auto",
-    workers: WorkersOption = 0,
+    workers: WorkersOption = None,
     seed: SeedOption = 0,
     resume: ResumeOption = False,
 ) -> None:
@@ -108,7 +108,7 @@ def finetune(
     teacher: TeacherOption = None,
     teacher_share: TeacherShareOption = None,
     accelerator: AcceleratorOption = "auto",
-    workers: WorkersOption = 0,
+    workers: WorkersOption = None,
     resume: ResumeOption = False,
 ) -> None:
     """Train a found network on, alone.
@@ -165,5 +165,7 @@ def rank(
             figures = (ranking.tau, ranking.spearman, ranking.tau_in_bands, ranking.regret)
             rows.add_row(name, *(f"{f.value:.3f} [{f.low:.3f}, {f.high:.3f}]" if f else "" for f in figures))
     console.print(rows)
+    if found.diverged:
+        console.print(f"{len(found.diverged)} networks more have diverged when they were trained alone: left out")
     if found.supernet.tau_in_bands is None:
         console.print(f"no two networks are of equal {found.cost}: give more --nets")

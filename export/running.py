@@ -20,6 +20,7 @@ from ..files import write_bytes
 from . import footprint
 
 Images = NDArray[np.float32]  # (N, C, S, S)
+AT_ONCE = 64  # images where the batch is open: more than one, and no more than memory holds
 LOADS = 3  # processes that load a model, one after the other
 
 
@@ -53,11 +54,11 @@ def onnx_session(model: bytes) -> ort.InferenceSession:
 
 
 def run_onnx(session: ort.InferenceSession, images: Images) -> NDArray[np.float32]:
-    """Outputs (N, classes) for images (N, C, S, S), in batches of the size that the model takes."""
+    """Outputs (N, classes) for images (N, C, S, S), in batches of the size that the model takes; if any, of AT_ONCE."""
     (entry,) = session.get_inputs()
-    count = len(images)
-    batch = entry.shape[0] if isinstance(entry.shape[0], int) else count
-    if count % batch:
+    count, fixed = len(images), isinstance(entry.shape[0], int)
+    batch = entry.shape[0] if fixed else AT_ONCE
+    if fixed and count % batch:
         images = np.concatenate([images, np.repeat(images[-1:], batch - count % batch, axis=0)])
     parts = [session.run(None, {entry.name: images[i : i + batch]})[0] for i in range(0, len(images), batch)]
     return np.concatenate(parts)[:count]

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import torch
 from numpy.typing import NDArray
 
 from ..errors import InputError, unknown_name
@@ -250,7 +251,7 @@ def _described(one: Wanted, model: Path, entry: Entry | None) -> dict[str, str] 
         raise InputError(f"{one.name}: cannot run {one.python} ({error.strerror}): name a Python") from error
     except subprocess.TimeoutExpired:
         raise InputError(f"{one.name}: {one.python or 'its reader'} gave no answer: see that it starts") from None
-    if ran.returncode == NOT_INSTALLED and target.gpu:
+    if ran.returncode == NOT_INSTALLED and target.gpu and not torch.cuda.is_available():
         command = trtexec_command(model, entry.shape if entry else ())
         return TargetCheck(one.name, NAMED, "", reason=f"where there is a GPU: {command}")
     if ran.returncode != 0:

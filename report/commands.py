@@ -9,7 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from ..export.certificate import Certificate
+from ..export.certificate import INT8, PLAIN, Certificate
 from ..latency import LatencyTable
 from ..search.found import Found
 from ..supernet import TrainSettings
@@ -85,7 +85,8 @@ def trained(path: Path, it: Trained) -> str:
 def profiled(path: Path, table: LatencyTable) -> str:
     """`hwnas profile`; `--device` is the name of the device, the table does not record its settings."""
     given = {"space": table.space.spec, "device": table.name, "sustained": table.sustained_s or None}
-    return line("hwnas", "profile", *options({**given, "out": near(path)}))
+    earlier = [word for name in table.told_by for word in ("--from", f"{name}.json")]
+    return line("hwnas", "profile", *options(given), *earlier, *options({"out": near(path)}))
 
 
 def validated(path: Path, it: Checked) -> str:
@@ -98,7 +99,8 @@ def validated(path: Path, it: Checked) -> str:
 def ranked(path: Path, it: Ranked) -> str:
     """`hwnas rank`."""
     table = None if it.cost in COSTS else f"{it.cost}.json"
-    return line("hwnas", "rank", *options({"run": "RUN", "nets": len(it.networks), "table": table, "out": near(path)}))
+    truth = {"truth": it.truth} if it.truth else {"nets": len(it.networks) + it.diverged}
+    return line("hwnas", "rank", *options({"run": "RUN", **truth, "table": table, "out": near(path)}))
 
 
 def searched(path: Path, found: Found) -> str:
@@ -131,6 +133,7 @@ def exported(path: Path, proof: Certificate, source: Path | None) -> str:
         "opset": proof.opset if proof.opset != 18 else None,
         "pixels": proof.input == "pixels",
         "int8": proof.precision.startswith("int8"),
+        "drop": proof.tolerance.metric if proof.tolerance not in (INT8, PLAIN) else None,
         "symmetric": proof.precision == "int8-symmetric",
         "mobile": proof.mobile is not None,
         "targets": ",".join(check.name for check in proof.targets),

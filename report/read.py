@@ -57,12 +57,17 @@ class Checked:
 
 @dataclass(frozen=True)
 class Ranked:
-    """What `hwnas rank` found: networks as (inherited, trained alone, cost), and how they are ranked."""
+    """What `hwnas rank` found: networks as (inherited, trained alone, cost), and how they are ranked.
+
+    `truth` is the file of what networks reach, "" where they were trained; `diverged` counts those not ranked.
+    """
 
     cost: str
     metric: str
     ranking: Ranking
     networks: tuple[tuple[float, float, float], ...]
+    truth: str = ""
+    diverged: int = 0
 
 
 @dataclass(frozen=True)
@@ -302,7 +307,8 @@ def _ranking(file: Path) -> Ranked:
     points = tuple(
         (_number(net["inherited"]), _number(net["accuracy"]), _number(net["cost"])) for net in data["networks"]
     )
-    return Ranked(str(data["cost"]), str(data["metric"]), Ranking(**figures), points)
+    truth, diverged = str(data.get("truth", "")), len(data.get("diverged", ()))
+    return Ranked(str(data["cost"]), str(data["metric"]), Ranking(**figures), points, truth, diverged)
 
 
 def _transfer(file: Path) -> Transfer:

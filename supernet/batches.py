@@ -6,7 +6,9 @@ numbers of workers see the same images.
 
 from __future__ import annotations
 
+import os
 import random
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +21,10 @@ from torchvision.transforms import v2
 
 from ..errors import HwnasError, InputError
 from .data import Data
+from .ranks import Ranks
 from .settings import TrainSettings
+
+MOST_WORKERS = 8
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,18 @@ def steps_per_epoch(data: Data, settings: TrainSettings) -> int:
     if len(data.train) < settings.batch:
         raise InputError(f"{data.spec} has {len(data.train)} training images, fewer than a batch of {settings.batch}")
     return len(data.train) // settings.batch
+
+
+def usual_workers(data: Data, ranks: Ranks) -> int:
+    """Processes that prepare images ahead where nobody says how many: none for images that lie in memory.
+
+    For files as many as this process has cores, at most MOST_WORKERS, beside a GPU; one where the cores train.
+    """
+    if isinstance(data.train.images, torch.Tensor) or sys.platform != "linux":  # elsewhere a fork isn't safe
+        return 0
+    beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    cores = len(os.sched_getaffinity(0)) // beside
+    return 1 if ranks.device.type == "cpu" else max(1, min(MOST_WORKERS, cores))
 
 
 def training_batches(

@@ -53,6 +53,11 @@ class ChainSpace(ChoiceSpace):
             raise InputError(
                 f"an input of {min(self.recipe.sizes)} px is too small for {self}: nothing is left at {layer}"
             )
+        if slot.startswith("stage") and layer.in_size == 1 and int(dict(layer.params).get("kernel", 1)) > 1:
+            raise InputError(
+                f"an input of {min(self.recipe.sizes)} px is too small for {self}: at {slot} 1x1 is left of it, where "
+                f"a kernel sees nothing but its middle ({layer}): fewer strides, or larger images"
+            )
         if layer.op == "identity" and (layer.stride != 1 or layer.out_channels != layer.in_channels):
             raise InputError(f"{self}: at {slot} the shape changes ({layer}): no identity there, say where = 'rest'")
         nodes.append(Node(layer, (len(nodes) - 1,) if nodes else (INPUT,), slot))

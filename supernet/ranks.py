@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 import torch
 from torch import distributed
 
-from ..errors import InputError, LostRankError, unknown_name
+from ..errors import HwnasError, InputError, LostRankError, unknown_name
+from ..files import digest
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -54,6 +55,12 @@ class Ranks:
         distributed.all_reduce(flat)
         for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(part.view(tensor.shape))
+
+    def mean_(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Replace each tensor by its mean over the ranks."""
+        self.sum_(tensors)
+        for tensor in tensors if self.world > 1 else ():
+            tensor /= self.world
 
     def gather(self, value: float) -> list[float]:
         """The values of all ranks, in their order."""
@@ -126,6 +133,9 @@ def joined(accelerator: str = "auto") -> Iterator[Ranks]:
     distributed.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=PATIENCE)
     try:
         yield Ranks(rank, world, device, board)
+    except HwnasError as error:
+        error.told = told_already(board, str(error))
+        raise
     except RuntimeError as error:
         if isinstance(error, distributed.DistError) or "gloo" in str(error):
             raise LostRankError(
@@ -134,6 +144,14 @@ def joined(accelerator: str = "auto") -> Iterator[Ranks]:
             ) from error
         raise
     distributed.destroy_process_group()  # not after an error: it would wait for ranks that wait for this one
+
+
+def told_already(board: distributed.Store, words: str) -> bool:
+    """Whether another process, or this one before it was started anew, has said the same words; else it is now."""
+    try:
+        return board.add(f"told {digest(words)}", 1) > 1
+    except RuntimeError:  # whoever kept the board has gone
+        return False
 
 
 def meeting_place(rank: int, world: int) -> distributed.Store:

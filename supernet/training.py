@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..errors import FaultError, InputError
+from ..errors import DivergedError, InputError
 from ..progress import Progress, silent
 from .averaging import Average
 from .batches import prepared, seed_of, steps_per_epoch, training_batches
@@ -94,6 +94,9 @@ def train(
             speed = done * settings.batch / (time.perf_counter() - started)
             progress(step + 1, settings.epochs * steps, f"{speed:.0f} images/s, loss {total_loss / done:.3f}")
         seconds, loss_of_all = time.perf_counter() - started, sum(ranks.gather(total_loss)) / ranks.world / steps
+        ranks.mean_(
+            [statistic for statistic in supernet.buffers() if statistic.is_floating_point()]
+        )  # each has its own
         average.swap()
         val_accuracy = probe_accuracy(supernet, data, settings.seed, ranks=ranks)
         average.swap()
@@ -144,10 +147,10 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, settings: TrainSettings,
 
 
 def check_finite(name: str, value: float, epoch: int, step: int, arch: Arch) -> float:
-    """`value`, or a FaultError that says where it stopped being a number, and what is left."""
+    """`value`, or a DivergedError that says where it stopped being a number, and what is left."""
     if not math.isfinite(value):
         kept = f"the checkpoint of epoch {epoch} is kept" if epoch else "no epoch was finished"
-        raise FaultError(
+        raise DivergedError(
             f"the {name} is {value} at step {step} on path {arch}; {kept}: "
             "train anew into another folder with a smaller --lr"
         )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,11 +14,13 @@ import pytest
 
 from hwnas import workflows
 from hwnas.__main__ import run as main
-from hwnas.errors import InputError
+from hwnas.errors import DivergedError, InputError
 from hwnas.latency import flops
-from hwnas.supernet import SearchSpace, TrainSettings, load_space
+from hwnas.supernet import Data, Run, SearchSpace, TrainSettings, load_run, load_space
 from hwnas.supernet.ranking import ranking
 from hwnas.supernet.space import Arch
+from hwnas.workflows import ranking as ranking_workflow
+from hwnas.workflows.evaluating import alone_folder
 
 SPACE = "mobilenet:size=16,channels=1,classes=10,stem=4,widths=4-8,depths=1-2,kernels=3-5,expansions=2-3,head=16"
 
@@ -66,7 +70,46 @@ def test_networks_are_trained_alone_once(folder: Path, tmp_path: Path) -> None:
     written = json.loads(out.read_text())
     assert written["supernet"]["tau"]["value"] == first.supernet.tau.value
     by_truth = workflows.rank(folder, truth=tmp_path / "rank.truth.csv")
-    assert by_truth == first
+    assert by_truth == replace(first, truth=str(tmp_path / "rank.truth.csv"))
+
+
+def test_networks_that_diverge_are_left_out_and_counted(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = workflows.rank(folder, nets=4, epochs=1, again=4)
+    lost, second = whole.networks[1]["arch"], whole.networks[2]["arch"]
+    trained = ranking_workflow.train_alone
+
+    def diverging(origin: Run, space: SearchSpace, data: Data, arch: Arch, settings: TrainSettings, *rest: Any) -> Any:
+        if arch == lost or (arch == second and settings.seed != 3):
+            raise DivergedError("the loss is nan")
+        return trained(origin, space, data, arch, settings, *rest)
+
+    monkeypatch.setattr(ranking_workflow, "train_alone", diverging)
+    asked = ["rank", "--run", str(folder), "--nets", "4", "--epochs", "1", "--again", "4"]
+    assert main([*asked, "--out", str(tmp_path / "rank.json")]) == 0
+    assert "1 networks more have diverged" in capsys.readouterr().out
+    report = json.loads((tmp_path / "rank.json").read_text())
+    assert [tuple(net["arch"]) for net in report["networks"]] == [
+        n["arch"] for n in whole.networks if n["arch"] != lost
+    ]
+    assert report["diverged"] == [list(lost)]
+    assert report["ceiling"] is None  # of two networks alone
+
+    def none(*_: Any) -> Any:
+        raise DivergedError("the loss is nan")
+
+    monkeypatch.setattr(ranking_workflow, "train_alone", none)
+    with pytest.raises(InputError, match=r"0 networks tell no ranking: .* 3 have diverged"):
+        workflows.rank(folder, nets=3, epochs=1, again=0)
+
+
+def test_networks_trained_in_another_way_lie_elsewhere(folder: Path) -> None:
+    run, settings = load_run(folder), TrainSettings(epochs=1)
+    others = [replace(settings, epochs=2), replace(settings, seed=1), replace(settings, lr=0.2)]
+    places = {alone_folder(run, arch, how) for how in (settings, *others) for arch in ((0, 1), (1, 0), (1,) * 400)}
+    assert len(places) == 12
+    assert max(len(place.name) for place in places) < 255
 
 
 def test_a_table_of_what_networks_reach_is_the_truth(folder: Path, tmp_path: Path) -> None:

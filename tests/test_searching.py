@@ -15,14 +15,14 @@ import pytest
 import torch
 
 from hwnas import workflows
-from hwnas.errors import FaultError, InfeasibleError, InputError
+from hwnas.errors import DivergedError, FaultError, InfeasibleError, InputError
 from hwnas.latency import LatencyTable, analytic_cost, profile
 from hwnas.latency.anchors import Change
 from hwnas.search import search as run_search
 from hwnas.search.found import Found
-from hwnas.supernet import TrainSettings, load_data, load_run, load_supernet
+from hwnas.supernet import Ranks, TrainSettings, load_data, load_run, load_supernet
 from hwnas.supernet.space import Arch
-from hwnas.workflows import searching, verifying
+from hwnas.workflows import evaluating, searching, verifying
 from hwnas.workflows.evaluating import Evaluator
 
 SPACE = "mobilenet:size=16,channels=1,classes=10,stem=4,widths=4-8,depths=1-2,kernels=3-5,expansions=2-3,head=16"
@@ -115,6 +115,25 @@ def test_real_training_instead_of_the_supernet(run: Path) -> None:
     network = load_supernet(found.run)
     images = load_data("digits", network.space).val.images[:4].float()
     assert torch.isfinite(network(images, found.arch)).all()
+
+
+def test_a_candidate_that_diverges_is_passed_over(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, _ = search(run, strategy="random", budget=3, evaluate="train:1")
+    (run / "evaluations.sqlite").unlink()
+    trained = evaluating.train_alone
+
+    def diverging(*asked: Any) -> Any:
+        if asked[3] == whole.found.arch:
+            raise DivergedError("the loss is nan")
+        return trained(*asked)
+
+    monkeypatch.setattr(evaluating, "train_alone", diverging)
+    searched, said = search(run, strategy="random", budget=3, evaluate="train:1")
+    assert "1 of 3 candidates have no finite value of the metric, and were passed over" in said
+    first = {evaluation.arch: evaluation.accuracy for evaluation in whole.result.history}
+    assert searched.found.accuracy == sorted(first.values())[-2]
+    again, _ = search(run, strategy="random", budget=3, evaluate="train:1")
+    assert again.found.reused == 3
 
 
 @pytest.mark.parametrize("wrong", ["train", "train:0", "train:x", "supernets"])
@@ -312,6 +331,22 @@ def test_an_interrupted_verification_goes_on_with_what_was_measured(made: Path, 
         verified(made, run, 1.5, resume=True, **asked)
     assert whole[-1].startswith(before[: before.rfind(b"\n") + 1])
     shutil.rmtree(samples)
+
+
+def test_a_verification_that_torchrun_has_started_anew_goes_on(
+    there: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It meets the samples of the attempt in which a process died, and needs no --resume."""
+    Slower({1: 1.0}, monkeypatch)
+    samples, board = run.parent / "found.local.json.samples", torch.distributed.HashStore()
+    samples.mkdir()
+    with pytest.raises(InputError, match="unfinished search"):
+        verified(there, run, 0.5, ranks=Ranks(board=board))
+    samples.rmdir()
+    verified(there, run, 0.5, ranks=Ranks(board=board))
+    samples.mkdir()
+    verified(there, run, 0.5, ranks=Ranks(board=board))
+    assert not samples.exists()
 
 
 def test_the_front_that_was_asked_for_is_the_one_that_is_looked_for(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from ..errors import InputError
+from ..errors import DivergedError, InputError
 from ..files import digest
 from ..progress import Progress, silent
 from ..search import EvaluationStore, RacedAccuracy, StoredAccuracy
@@ -27,6 +28,7 @@ from .runs import run_data
 from .training import supernet_settings, train_run
 
 TRAINED_ALONE = "alone"  # the folder in a run for its networks that were trained alone
+LONG = 150  # characters of a folder's name: most systems take 255
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +100,10 @@ class Evaluator:
     def _one(self, arch: Arch) -> float:
         if self.trained is None:
             return self._inherited(arch)
-        _, network = self.network(arch)
+        try:
+            _, network = self.network(arch)
+        except DivergedError:
+            return math.nan
         return inherited_accuracy(network, self.data, self._images, arch)
 
 
@@ -136,9 +141,11 @@ def train_alone(
 
 
 def alone_folder(origin: Run, arch: Arch, settings: TrainSettings) -> Path:
-    """Where a network of a run is trained alone."""
-    name = f"{'-'.join(map(str, arch))}-seed{settings.seed}-{settings.epochs}epochs"
-    return origin.folder / TRAINED_ALONE / name
+    """Where a network of a run is trained alone: with other settings elsewhere."""
+    genes, how = "-".join(map(str, arch)), digest(*sorted(asdict(settings).items()))
+    if len(genes) > LONG:
+        genes = digest(genes)
+    return origin.folder / TRAINED_ALONE / f"{genes}-seed{settings.seed}-{settings.epochs}epochs-{how}"
 
 
 def trained_settings(evaluate: str, run: Run, device: torch.device) -> TrainSettings | None:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..errors import InputError
+from ..errors import DivergedError, InputError
 from ..files import check_target, write_bytes, write_json
 from ..latency import LatencyTable, spread
 from ..progress import Progress, silent
@@ -42,10 +42,14 @@ WRITE = "write rows ARCH,ACCURACY such as 0-2-1,0.913"
 
 @dataclass(frozen=True)
 class Truth:
-    """What networks reach when each is trained alone: by architecture, and `again` with another seed, of some."""
+    """What networks reach when each is trained alone: by architecture, and `again` with another seed, of some.
+
+    `diverged` are those whose training ended in a loss that is no number.
+    """
 
     accuracy: Mapping[Arch, float]
     again: Mapping[Arch, float]
+    diverged: tuple[Arch, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,8 @@ class RankReport:
 
     `supernet` is by inherited weights with batch norms re-estimated, `without_bn` with those of the training,
     `flops` by size alone, `ceiling` by a second training of each alone (of those that had one; None without). `cost`
-    says what bands are of: `flops`, or a device.
+    says what bands are of: `flops`, or a device. Networks that `diverged` when they were trained alone are not ranked.
+    `truth` is the CSV of what networks reach, "" where they were trained.
     """
 
     nets: int
@@ -65,6 +70,8 @@ class RankReport:
     flops: Ranking
     ceiling: Ranking | None
     networks: tuple[dict[str, Any], ...]
+    diverged: tuple[Arch, ...] = ()
+    truth: str = ""
 
 
 def rank(
@@ -102,7 +109,11 @@ def rank(
         twice = round(AGAIN * len(archs)) if again is None else again
         known = trained_alone(trained, space, data, archs, twice, epochs, progress, ranks)
     if len(known.accuracy) < LEAST:
-        raise InputError(f"{len(known.accuracy)} networks tell no ranking: at least {LEAST} are needed")
+        lost = f", {len(known.diverged)} have diverged (a supernet trained with a smaller --lr may help)"
+        raise InputError(
+            f"{len(known.accuracy)} networks tell no ranking: at least {LEAST} are needed"
+            + (lost if known.diverged else "")
+        )
     evaluator = Evaluator(trained, supernet, data, weights_fingerprint(supernet), ranks)
     supernet.to(ranks.device)
     if not ranks.first:
@@ -111,6 +122,7 @@ def rank(
         return said
     with evaluator.helped():
         report = ranked(evaluator, known, next(iter(tables.values()), None), progress)
+    report = replace(report, truth="" if truth is None else str(truth))
     if out is not None:
         save(report, known, out, truth)
     ranks.broadcast(report)
@@ -173,13 +185,16 @@ def trained_alone(
             progress(number + done / total, len(jobs), f"network {number + 1} of {len(jobs)}: {words}")
 
         own = replace(settings, seed=seed)
-        _, network = train_alone(origin, space, data, arch, own, part, ranks.device)
-        reached[number] = test_accuracy(network, data, arch, seed)
+        try:
+            _, network = train_alone(origin, space, data, arch, own, part, ranks.device)
+            reached[number] = test_accuracy(network, data, arch, seed)
+        except DivergedError:
+            reached[number] = math.nan
     ranks.sum_([reached])
-    values = reached.tolist()
-    first = dict(zip([arch for arch, _ in jobs[: len(archs)]], values[: len(archs)], strict=True))
-    second = dict(zip([arch for arch, _ in jobs[len(archs) :]], values[len(archs) :], strict=True))
-    return Truth(first, second)
+    done = list(zip(jobs, reached.tolist(), strict=True))
+    first = {arch: value for (arch, _), value in done[: len(archs)] if math.isfinite(value)}
+    second = {arch: value for (arch, _), value in done[len(archs) :] if math.isfinite(value) and arch in first}
+    return Truth(first, second, tuple(arch for arch in archs if arch not in first))
 
 
 def test_accuracy(network: Supernet, data: Data, arch: Arch, seed: int) -> float:
@@ -218,6 +233,7 @@ def ranked(evaluator: Evaluator, known: Truth, table: LatencyTable | None, progr
             {"arch": arch, **dict(zip(columns, map(float, row), strict=True))}
             for arch, row in zip(archs, zip(*columns.values(), strict=True), strict=True)
         ),
+        diverged=known.diverged,
     )
 
 

@@ -137,7 +137,11 @@ def search(
         evaluator.serve()
         searched: Searched = ranks.broadcast(None)
         return searched
-    check = verification(tables_before, tables, asked.limits, device, verify, out, resume, progress)
+    begun = f"begun {out.resolve()}"  # by an attempt of torchrun's in which a process died since
+    check = verification(
+        tables_before, tables, asked.limits, device, verify, out, resume or ranks.pinned(begun), progress
+    )
+    ranks.pin(begun)
     if check and f"{check.table.name}.sustained" in asked.limits:
         note(f"--verify doesn't measure {check.table.name}.sustained: export --device does")
     heard = _search_progress(progress, metric, METRICS[metric].direction)
@@ -256,6 +260,8 @@ def _words_on(result: SearchResult, strategy: str) -> Iterator[str]:
         )
     if given_up := sum(evaluation.estimated for evaluation in result.history):
         yield f"{given_up} of {len(result.history)} candidates were given up early, as far behind the best"
+    if lost := sum(math.isnan(evaluation.accuracy) for evaluation in result.history):
+        yield f"{lost} of {len(result.history)} candidates have no finite value of the metric, and were passed over"
     if strategy == "predictor" and result.ended != "front" and (tau := held_out_tau(result.history)) is not None:
         yield f"the predictor ranks networks that it has not seen at Kendall tau {tau:.2f}"
 

@@ -16,7 +16,7 @@ from ..progress import Progress, silent, unheard
 from ..search.found import Found
 from ..supernet import Data, Run, SearchSpace, Supernet, TrainSettings, load_data, load_run, load_space
 from ..supernet import train as train_supernet
-from ..supernet.batches import steps_per_epoch
+from ..supernet.batches import steps_per_epoch, usual_workers
 from ..supernet.checkpoint import CHECKPOINT, RUN, weights_fingerprint
 from ..supernet.data import data_record
 from ..supernet.evaluation import bn_images, inherited_accuracy
@@ -44,13 +44,13 @@ def train(
     progress: Progress = silent,
     note: Callable[[str], None] = unheard,
     ranks: Ranks = ALONE,
-    workers: int = 0,
+    workers: int | None = None,
 ) -> Run:
     """Train a supernet of `space` on `data` into the folder `out`; with `resume` go on from its checkpoint.
 
     `init_from` names a pretrained network whose weights it starts with: `torchvision:NAME`, or a file of torch;
     `note` is told which layers do. All `ranks` call it alike, rank 0 writes; what torchrun has started anew goes on
-    without being told. `workers` processes prepare the images of each rank.
+    without being told. `workers` processes prepare the images of each rank, as many as `usual_workers` without it.
     """
     check_target(out / RUN)
     settings, loaded = replace(settings, teacher=resolved_teacher(settings.teacher)), load_space(space)
@@ -88,7 +88,7 @@ def train_run(
     resume: bool,
     progress: Progress,
     ranks: Ranks = ALONE,
-    workers: int = 0,
+    workers: int | None = None,
     wait: bool = False,
 ) -> None:
     """Train into the run's folder: from the start, or with `resume` on from where the same training stopped.
@@ -112,8 +112,9 @@ def train_run(
             ranks.pin(begun)
         ranks.wait()
         check_same(load_run(run.folder), run)
+        ahead = usual_workers(data, ranks) if workers is None else workers
         try:
-            train_supernet(supernet, data, settings, run.folder, progress, ranks, workers, teacher)
+            train_supernet(supernet, data, settings, run.folder, progress, ranks, ahead, teacher)
         except torch.OutOfMemoryError as error:
             raise FaultError(
                 f"the GPU has too little memory for {settings.batch // settings.accumulate} images at a time: "
@@ -135,7 +136,7 @@ def finetune(
     resume: bool = False,
     progress: Progress = silent,
     ranks: Ranks = ALONE,
-    workers: int = 0,
+    workers: int | None = None,
     changes: Mapping[str, Any] | None = None,
 ) -> Found:
     """Train the one network of a FOUND.json on, or `from_scratch`, into the folder `out`; writes found.json there.

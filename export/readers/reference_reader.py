@@ -31,17 +31,18 @@ def read(job: Job) -> dict[str, Any]:
 
     model = onnx.load(str(job.model))
     if INT8 & {node.op_type for node in model.graph.node}:
-        _raise_opset(model)
+        model = _with_int8(model)
     session: Any = ReferenceEvaluator(model)
     job.keep([session.run([job.output], {job.input: part})[0] for part in job.batches()])
     return {}
 
 
-def _raise_opset(model: Any) -> None:
-    """Let Q/DQ nodes be read by their definition in opset 19, the oldest that it has: 19 only added types to 18's."""
-    for opset in model.opset_import:
-        if opset.domain == "" and opset.version == INT8_OPSET - 1:
-            opset.version = INT8_OPSET
+def _with_int8(model: Any) -> Any:
+    """The model in opset 19 if it is of an older one: the oldest of which the evaluator knows Q/DQ nodes."""
+    from onnx.version_converter import convert_version
+
+    opset = next(opset.version for opset in model.opset_import if opset.domain == "")
+    return model if opset >= INT8_OPSET else convert_version(model, INT8_OPSET)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from hwnas.errors import FaultError, InputError
-from hwnas.export import OfPixels, at_opset, described, to_int8, to_mobile, to_onnx
+from hwnas.export import OfPixels, at_opset, described, running, to_int8, to_mobile, to_onnx
 from hwnas.export.onnx_model import shifted
 from hwnas.export.running import Images, onnx_session, run_onnx, weigh
 from hwnas.supernet import Supernet, load_space
@@ -147,3 +147,17 @@ def test_a_file_says_what_it_is(model: onnx.ModelProto) -> None:
     }
     assert onnx_session(told.SerializeToString()).get_modelmeta().custom_metadata_map["hwnas.arch"] == "[1, 2]"
     assert not model.metadata_props
+
+
+def test_an_open_batch_is_run_a_few_images_at_a_time(images: Images, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test images of a data set all at once would not fit into memory."""
+    monkeypatch.setattr(running, "AT_ONCE", 3)
+    module = network(SPACES["vgg"])
+    model, seen = to_onnx(module, [(2, 1, 16, 16)], dynamic_batch=True), list[int]()
+    session = onnx_session(model.SerializeToString())
+    run = session.run
+    monkeypatch.setattr(session, "run", lambda names, fed: seen.append(len(fed["image"])) or run(names, fed))
+    found = run_onnx(session, images)
+    assert seen == [3, 3, 2]
+    with torch.no_grad():
+        np.testing.assert_allclose(found, module(torch.from_numpy(images)).numpy(), atol=1e-5)

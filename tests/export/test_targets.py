@@ -13,6 +13,7 @@ import random
 import shutil
 import sys
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from onnx.utils import Extractor
 from torch import nn
 
 from hwnas.errors import HwnasError, InputError
-from hwnas.export import to_onnx
+from hwnas.export import at_opset, to_onnx
 from hwnas.export.onnx_model import shifted
 from hwnas.export.precision import to_int8
 from hwnas.export.readers import onnxruntime_reader, reference_reader
@@ -47,7 +48,7 @@ from hwnas.supernet import SPACES, Supernet, load_space
 SMALL = {  # every built-in space, small enough for a test
     "mobilenet": "mobilenet:size=32,classes=10,stem=8,widths=8-16,depths=2-2,strides=2-2,kernels=3-5,"
     "expansions=2-3,se=0-1,act=relu-hswish,head=32",
-    "nas-bench-macro": "nas-bench-macro:size=8",
+    "nas-bench-macro": "nas-bench-macro:size=12",
     "shufflenet": "shufflenet:size=16,classes=10,stem=8,widths=16-32,depths=2-2,head=32",
     "vgg": "vgg:size=16,classes=10,widths=8-16,depths=2-2,head=32",
 }
@@ -331,6 +332,26 @@ def test_what_is_no_network_of_one_input_is_refused() -> None:
     ):
         with pytest.raises(InputError, match=words):
             checked(model)
+
+
+@pytest.mark.parametrize("opset", [13, 15, 17, 18, 20])
+def test_older_int8_files_are_read_by_the_reference(opset: int) -> None:
+    """It has no Q/DQ nodes of before opset 19: the model is raised to that."""
+    found = drawn("shufflenet")
+    model = to_int8(at_opset(onnx.load_from_string(found.each[0]), opset))
+    assert model.opset_import[0].version == opset
+    expected = run_onnx(onnx_session(model.SerializeToString()), found.images)
+    wanted = parse_targets("onnx-reference")
+    (check,) = check_targets(model.SerializeToString(), found.images, expected, wanted, 0.1 * expected.std())
+    assert check.agrees, check
+
+
+def test_tensorrt_that_is_missing_beside_a_gpu_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    if find_spec("tensorrt"):
+        pytest.skip("it is installed here")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(InputError, match="to install it: pip install tensorrt"):
+        check_targets(network(), IMAGES, RIGHT, parse_targets("tensorrt"), TOLERANCE)
 
 
 def test_tensorrt_without_a_gpu_is_a_name_and_a_command(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import json
 import re
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from typing import Any
 import pytest
 
 from hwnas.__main__ import run
+from hwnas.export.certificate import INT8
 from hwnas.report import page, read_inputs
+from hwnas.report.commands import exported, profiled, ranked
 from hwnas.report.html import Html, tag
 
 SECTIONS = {"front", "promises", "networks", "devices", "tables", "searches", "training", "ranking", "commands"}
@@ -188,6 +191,24 @@ def test_commands_have_options_that_exist(whole: str, capsys: pytest.CaptureFixt
         assert run([command, "--help"]) == 0
         help_ = capsys.readouterr().out
         assert [word for word in words if word.startswith("--") and not re.search(rf"{word}\b", help_)] == []
+
+
+def test_commands_say_what_was_not_as_usual(made: Any) -> None:
+    inputs = read_inputs([made.folder])
+    (proof,), (ranking,) = inputs.certificates.values(), inputs.rankings.values()
+    table = next(iter(inputs.tables.values()))
+    told = replace(table, told_by=("pixel4", "pixel5"))
+    assert " --from pixel4.json --from pixel5.json --out table.json" in profiled(Path("table.json"), told)
+    assert "--from" not in profiled(Path("table.json"), table)
+    quantized = replace(proof, precision="int8", tolerance=replace(INT8, metric=0.02))
+    assert " --int8 --drop 0.02" in exported(Path("net.json"), quantized, None)
+    for usual in (proof, replace(proof, precision="int8", tolerance=INT8)):
+        assert "--drop" not in exported(Path("net.json"), usual, None)
+    nets = len(ranking.networks)
+    assert f"--nets {nets + 2} " in ranked(Path("rank.json"), replace(ranking, diverged=2))
+    read = ranked(Path("rank.json"), replace(ranking, truth="what they reach.csv"))
+    assert "--truth 'what they reach.csv'" in read
+    assert "--nets" not in read
 
 
 def test_networks_are_named_as_short_as_tells_them_apart(made: Any, tmp_path: Path) -> None:

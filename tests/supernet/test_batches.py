@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +14,9 @@ from PIL import Image
 
 from hwnas.errors import FaultError
 from hwnas.supernet import Data, TrainSettings, load_data, load_space
-from hwnas.supernet.batches import Part, augment, prepared, training_batches
+from hwnas.supernet.batches import MOST_WORKERS, Part, augment, prepared, training_batches, usual_workers
 from hwnas.supernet.pictures import Pictures
-from hwnas.supernet.ranks import CPU
+from hwnas.supernet.ranks import CPU, Ranks
 
 PLAIN = TrainSettings(batch=16, augment=False)
 
@@ -212,3 +213,17 @@ def test_a_picture_that_went_bad_is_named(streamed: Callable[[], Data], workers:
     bad.write_bytes(b"no picture")
     with pytest.raises(FaultError, match=rf"{bad.name} is not a readable image"):
         list(training_batches(data, replace(PLAIN, batch=4, epochs=1), workers=workers))
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="needs Linux's count of cores")
+def test_files_are_read_ahead_without_being_asked_for(
+    streamed: Callable[[], Data], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, gpu = streamed(), Ranks(device=torch.device("cuda"))
+    memory = replace(files, train=files.train.take(torch.arange(4)))
+    for cores, beside, expected in ((64, 1, MOST_WORKERS), (6, 2, 3), (2, 4, 1)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)))
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(beside))
+        assert usual_workers(files, gpu) == expected
+        assert usual_workers(files, Ranks()) == 1
+        assert usual_workers(memory, gpu) == usual_workers(memory, Ranks()) == 0

@@ -91,6 +91,7 @@ def test_every_block_but_the_first_of_a_stage_may_be_skipped() -> None:
         ("mobilenet:widths=8-16,depths=1", "one width, depth and stride per stage.*depths=1,"),
         ("mobilenet:widths=8,depths=0", "depth is 0; it must be at least 1"),
         ("nas-bench-macro:size=2", "an input of 2 px is too small"),
+        ("nas-bench-macro:size=8", "at stage2_1 1x1 is left of it, .*: fewer strides, or larger images"),
         ("no_such_module:space", "cannot load no_such_module:space as a SearchSpace: .*No module named"),
         ("math:space", "cannot load math:space as a SearchSpace: .*module 'math' has no attribute"),
         ("math:pi", "math:pi is a float, not a SearchSpace"),
