@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 import typer
 
 from .cli import finding, measuring, reporting, training
-from .cli.options import SPEAKS
-from .errors import NO_ROOM, HwnasError, LostRankError, write_fault
+from .cli.options import FIRST_HERE, SPEAKS
+from .errors import NO_ROOM, HwnasError, LostRankError, is_told, write_fault
 from .exits import fail, origin, usage
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -55,31 +55,41 @@ def run(arguments: Sequence[str]) -> int:
     """Run a command and return its exit status."""
     try:
         status = app(list(arguments) or ["--help"], prog_name="hwnas", standalone_mode=False)
-    except HwnasError as error:
-        if error.__cause__ is not None and os.environ.get("HWNAS_TRACEBACK"):
-            raise
-        alike = isinstance(error, LostRankError) or error.exit_status == HwnasError.exit_status
-        if error.told or (error.told is None and alike and not SPEAKS):  # before they met, all fail alike
-            return error.exit_status
-        return fail(str(error), error.exit_status)
     except (KeyboardInterrupt, typer.Abort):
         status = STOPPED
     except Exception as error:
-        if hasattr(error, "format_message"):
-            return fail(usage(error, arguments), 2)
-        if os.environ.get("HWNAS_TRACEBACK"):
+        message, status = complaint(error, arguments)
+        known = hasattr(error, "format_message") or (isinstance(error, HwnasError) and error.__cause__ is None)
+        if os.environ.get("HWNAS_TRACEBACK") and not known:
             raise
-        if isinstance(error, PermissionError) and error.filename:
-            return fail(f"no right to read or write {error.filename}: see who may, or name another place", 2)
-        if isinstance(error, OSError) and error.errno in NO_ROOM:
-            return fail(str(write_fault(error.filename or "the output", error)), 1)
-        return fail(f"a fault in {origin(error)}, {type(error).__name__}: {error} (HWNAS_TRACEBACK=1 shows more)", 1)
+        return status if heard(error) else fail(message, status)
     if status == STOPPED and not SPEAKS:
         return STOPPED
     if status == STOPPED:  # some versions of typer turn Ctrl-C into this status
         command = arguments[0] if arguments else ""
         return fail(f"stopped; {AFTER_STOP.get(command, 'nothing was written')}", STOPPED)
     return status if isinstance(status, int) else 0
+
+
+def complaint(error: Exception, arguments: Sequence[str]) -> tuple[str, int]:
+    """What to say of an error, and the exit status."""
+    if isinstance(error, HwnasError):
+        return str(error), error.exit_status
+    if hasattr(error, "format_message"):
+        return usage(error, arguments), 2
+    if isinstance(error, PermissionError) and error.filename:
+        return f"no right to read or write {error.filename}: see who may, or name another place", 2
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        return str(write_fault(error.filename or "the output", error)), 1
+    return f"a fault in {origin(error)}, {type(error).__name__}: {error} (HWNAS_TRACEBACK=1 shows more)", 1
+
+
+def heard(error: Exception) -> bool:
+    """Whether another process says it. Before they have met, one on each machine speaks."""
+    if isinstance(error, LostRankError):
+        return not SPEAKS  # the one that has ended said why
+    told = is_told(error)
+    return not FIRST_HERE if told is None else told
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ class HwnasError(Exception):
     """Root of all errors of this package; the command line prints it as one line and exits with `exit_status`."""
 
     exit_status = 2
-    told: bool | None = None  # of several processes: whether another one says it, in the same words
 
 
 class InputError(HwnasError):
@@ -63,3 +62,14 @@ def write_fault(what: object, error: OSError) -> FaultError:
     remedy = "make room there" if error.errno in NO_ROOM else "see that it can be, or name another place"
     again = "then give the same command again, with --resume if it takes that"
     return FaultError(f"cannot write {what}: {error.strerror or error}; {remedy}, {again}")
+
+
+def mark_told(error: Exception, told: bool) -> None:
+    """Note of an error of one of several processes whether another one says it, in the same words."""
+    error.__dict__["told"] = told
+
+
+def is_told(error: Exception) -> bool | None:
+    """What `mark_told` noted; None where nobody knows."""
+    told: bool | None = error.__dict__.get("told")
+    return told

@@ -96,7 +96,8 @@ def main() -> None:
     out, epochs, long, steps = options.out, options.epochs, options.long, options.out / "steps"
     if long <= epochs:
         parser.error(f"--long {long} must be more than --epochs {epochs}")
-    same_options(out, {"epochs": epochs, "long": long, "data_dir": str(options.data_dir)})
+    settings = {"sampling": SAMPLING, "lr": LR, "augment": AUGMENT}
+    same_options(out, {"epochs": epochs, "long": long, "data_dir": str(options.data_dir), **settings})
     done = run_steps(profile_steps(out), steps, 1)  # what measures time runs alone
     trainings = train_steps(out, epochs, options.data_dir) + baseline_steps(out, epochs, options.data_dir)
     trainings += search_steps(out) + longer_steps(out, long - epochs) + network_steps(out, epochs)
@@ -323,7 +324,7 @@ def report(out: Path, done: dict[str, Any], epochs: int, long: int) -> None:
     print("\n".join(["", *summary(rows, epochs, long), ""]))
     ours = rows[rows.kind == "found"]
     for name, reached, bar in (("inherited", ours.inherited, 0.02), ("fine-tuned", ours.tuned, 0.005)):
-        gap = ours.alone - reached
+        gap = (ours.alone - reached).round(6)  # both are counts of images: half a point of them is not more than that
         above = f"{(gap > bar).sum()} of {len(gap)} more than {bar:.1%}"
         print(f"{name}: in the mean {gap.mean():.2%} below alone, {above}, the worst {gap.max():.2%}")
     for line in costs(out, done):

@@ -189,6 +189,8 @@ def above_tau(one: dict[str, Any], other: dict[str, Any]) -> dict[str, float]:
 
     Both judge the same networks: that difference is known better than either tau.
     """
+    if [net["arch"] for net in one["networks"]] != [net["arch"] for net in other["networks"]]:
+        sys.exit("these supernets were ranked against another truth: name another --out")
     truth, *said = (
         np.array([net[key] for net in way["networks"]])
         for way, key in ((one, "accuracy"), (one, "inherited"), (other, "inherited"))

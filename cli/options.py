@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from ..progress import Progress as Report
 
 SPEAKS = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts, one speaks to the user
+FIRST_HERE = os.environ.get("LOCAL_RANK", "0") == "0"  # of those on this machine
 console = Console(highlight=False, markup=False, soft_wrap=True, quiet=not SPEAKS)
 
 SpaceOption = Annotated[str, typer.Option("--space", help="A space (mobilenet:size=32), or the folder of a run.")]

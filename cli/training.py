@@ -165,7 +165,7 @@ def rank(
             figures = (ranking.tau, ranking.spearman, ranking.tau_in_bands, ranking.regret)
             rows.add_row(name, *(f"{f.value:.3f} [{f.low:.3f}, {f.high:.3f}]" if f else "" for f in figures))
     console.print(rows)
-    if found.diverged:
-        console.print(f"{len(found.diverged)} networks more have diverged when they were trained alone: left out")
+    if found.lost:
+        console.print(f"left out: {len(found.lost)} trainings alone that ended without a finite {found.metric}")
     if found.supernet.tau_in_bands is None:
         console.print(f"no two networks are of equal {found.cost}: give more --nets")

@@ -99,7 +99,7 @@ def validated(path: Path, it: Checked) -> str:
 def ranked(path: Path, it: Ranked) -> str:
     """`hwnas rank`."""
     table = None if it.cost in COSTS else f"{it.cost}.json"
-    truth = {"truth": it.truth} if it.truth else {"nets": len(it.networks) + it.diverged}
+    truth = {"truth": it.truth} if it.truth else {"nets": len(it.networks) + it.lost}
     return line("hwnas", "rank", *options({"run": "RUN", **truth, "table": table, "out": near(path)}))
 
 

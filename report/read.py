@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..export.certificate import PLAIN, Certificate, Latency, MobileCheck, Tolerance
 from ..export.certificate import VERSION as CERTIFICATE_VERSION
-from ..export.certificate import Certificate, Latency, MobileCheck
 from ..export.targets import TargetCheck
 from ..files import read_json
 from ..latency import LatencyTable
@@ -32,7 +32,7 @@ READABLE = (
 )
 FOREIGN = "none of these"
 SHOWN = (".json", ".json.rejected")  # how the files end that are looked into
-UNREAD = ("tolerance", "footprint", "devices")  # of a certificate
+UNREAD = ("footprint", "devices")  # of a certificate
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Checked:
 class Ranked:
     """What `hwnas rank` found: networks as (inherited, trained alone, cost), and how they are ranked.
 
-    `truth` is the file of what networks reach, "" where they were trained; `diverged` counts those not ranked.
+    `truth` is the file of what networks reach, "" where they were trained; `lost` counts those not ranked.
     """
 
     cost: str
@@ -67,7 +67,7 @@ class Ranked:
     ranking: Ranking
     networks: tuple[tuple[float, float, float], ...]
     truth: str = ""
-    diverged: int = 0
+    lost: int = 0
 
 
 @dataclass(frozen=True)
@@ -231,6 +231,7 @@ def _certificate(file: Path) -> Certificate:
         "within_limits": _truth(data["within_limits"]),
         "size_fp32_bytes": _maybe(data.get("size_fp32_bytes")),
         "metric": str(data.get("metric", "accuracy")),
+        "tolerance": _tolerance(data["tolerance"]) if data.get("tolerance") else PLAIN,
         "mobile": _mobile(data["mobile"]) if data.get("mobile") else None,
         "runtime_options": {str(name): str(value) for name, value in data["runtime_options"].items()},
     }
@@ -241,6 +242,10 @@ def _truth(value: object) -> bool | None:
     if value not in (True, False, None):
         raise ValueError(f"{value!r} is neither true nor false")
     return value if value is None else bool(value)
+
+
+def _tolerance(data: Mapping[str, Any]) -> Tolerance:
+    return Tolerance(_number(data["outputs"]), _number(data["metric"]), bool(data.get("drop")))
 
 
 def _mobile(data: Mapping[str, Any]) -> MobileCheck:
@@ -307,8 +312,11 @@ def _ranking(file: Path) -> Ranked:
     points = tuple(
         (_number(net["inherited"]), _number(net["accuracy"]), _number(net["cost"])) for net in data["networks"]
     )
-    truth, diverged = str(data.get("truth", "")), len(data.get("diverged", ()))
-    return Ranked(str(data["cost"]), str(data["metric"]), Ranking(**figures), points, truth, diverged)
+    ranked = [net["arch"] for net in data["networks"]]
+    lost = [arch for arch, _ in data.get("lost", ()) if arch not in ranked]  # else it was the second seed's training
+    return Ranked(
+        str(data["cost"]), str(data["metric"]), Ranking(**figures), points, str(data.get("truth", "")), len(lost)
+    )
 
 
 def _transfer(file: Path) -> Transfer:

@@ -6,13 +6,17 @@ numbers of workers see the same images.
 
 from __future__ import annotations
 
+import math
+import multiprocessing
 import os
 import random
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +29,8 @@ from .ranks import Ranks
 from .settings import TrainSettings
 
 MOST_WORKERS = 8
+PREFETCHED = 2  # batches that torch lets each worker prepare ahead
+SHARED_MEMORY = Path("/dev/shm")  # where they lie
 
 
 @dataclass(frozen=True)
@@ -81,16 +87,20 @@ def steps_per_epoch(data: Data, settings: TrainSettings) -> int:
     return len(data.train) // settings.batch
 
 
-def usual_workers(data: Data, ranks: Ranks) -> int:
+def usual_workers(data: Data, settings: TrainSettings, ranks: Ranks) -> int:
     """Processes that prepare images ahead where nobody says how many: none for images that lie in memory.
 
-    For files as many as this process has cores, at most MOST_WORKERS, beside a GPU; one where the cores train.
+    For files one where cores train, and beside a GPU as many as this process has cores, at most MOST_WORKERS; fewer
+    where the memory that they share with it (/dev/shm) is small. None where processes can't be forked safely: on other
+    systems than Linux, and in a process that may have no children.
     """
-    if isinstance(data.train.images, torch.Tensor) or sys.platform != "linux":  # elsewhere a fork isn't safe
+    images = data.train.images
+    if isinstance(images, torch.Tensor) or sys.platform != "linux" or multiprocessing.current_process().daemon:
         return 0
-    beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    cores = len(os.sched_getaffinity(0)) // beside
-    return 1 if ranks.device.type == "cpu" else max(1, min(MOST_WORKERS, cores))
+    batch_bytes = settings.batch * math.prod(images.shape[1:])
+    room = int(shutil.disk_usage(SHARED_MEMORY).free / 2 / (PREFETCHED * batch_bytes)) if SHARED_MEMORY.is_dir() else 0
+    cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return min(room, 1 if ranks.device.type == "cpu" else max(1, min(MOST_WORKERS, cores)))
 
 
 def training_batches(
@@ -108,6 +118,7 @@ def training_batches(
         batch_size=None,
         sampler=steps,
         num_workers=workers,
+        prefetch_factor=PREFETCHED if workers else None,
         multiprocessing_context=context,
         generator=torch.Generator(),  # for seeds of workers that nobody uses: not of the global one
     )

@@ -53,11 +53,6 @@ class ChainSpace(ChoiceSpace):
             raise InputError(
                 f"an input of {min(self.recipe.sizes)} px is too small for {self}: nothing is left at {layer}"
             )
-        if slot.startswith("stage") and layer.in_size == 1 and int(dict(layer.params).get("kernel", 1)) > 1:
-            raise InputError(
-                f"an input of {min(self.recipe.sizes)} px is too small for {self}: at {slot} 1x1 is left of it, where "
-                f"a kernel sees nothing but its middle ({layer}): fewer strides, or larger images"
-            )
         if layer.op == "identity" and (layer.stride != 1 or layer.out_channels != layer.in_channels):
             raise InputError(f"{self}: at {slot} the shape changes ({layer}): no identity there, say where = 'rest'")
         nodes.append(Node(layer, (len(nodes) - 1,) if nodes else (INPUT,), slot))
@@ -84,6 +79,19 @@ class ChainSpace(ChoiceSpace):
         """Number of different networks: blocks beyond a chosen depth don't count."""
         stages = zip(self.recipe.stages, self._blocks, strict=True)
         return len(self.recipe.sizes) * math.prod(_stage_size(stage, slots) for stage, slots in stages)
+
+    def check_maps(self) -> None:
+        """InputError where a block of a stage reads a map of one pixel, of which a kernel sees nothing but its middle.
+
+        For spaces that are about to be used: one that a file records has been.
+        """
+        for slot, layer in self.nodes():
+            kernel = 3 if layer.op == "xception" else int(dict(layer.params).get("kernel", 1))
+            if slot.startswith("stage") and layer.in_size == 1 and kernel > 1:
+                raise InputError(
+                    f"an input of {min(self.recipe.sizes)} px is too small for {self}: at {slot} 1x1 is left of it, "
+                    f"where a kernel sees nothing but its middle ({layer}): fewer strides, or larger images"
+                )
 
     def nodes(self) -> tuple[tuple[str, Layer], ...]:
         found: dict[tuple[str, Layer], None] = {}

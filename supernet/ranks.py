@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch import distributed
 
-from ..errors import HwnasError, InputError, LostRankError, unknown_name
+from ..errors import InputError, LostRankError, mark_told, unknown_name
 from ..files import digest
 
 T = TypeVar("T")
@@ -133,25 +133,16 @@ def joined(accelerator: str = "auto") -> Iterator[Ranks]:
     distributed.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=PATIENCE)
     try:
         yield Ranks(rank, world, device, board)
-    except HwnasError as error:
-        error.told = told_already(board, str(error))
-        raise
-    except RuntimeError as error:
-        if isinstance(error, distributed.DistError) or "gloo" in str(error):
+    except Exception as error:
+        if isinstance(error, distributed.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error)):
             raise LostRankError(
                 "another process has ended, see what it said; what is finished is kept: --resume goes on, and torchrun "
                 "--max-restarts does so by itself"
             ) from error
+        with suppress(RuntimeError):  # whoever keeps the store has gone
+            mark_told(error, told=store.add(f"said {digest(str(error))}", 1) > 1)
         raise
     distributed.destroy_process_group()  # not after an error: it would wait for ranks that wait for this one
-
-
-def told_already(board: distributed.Store, words: str) -> bool:
-    """Whether another process, or this one before it was started anew, has said the same words; else it is now."""
-    try:
-        return board.add(f"told {digest(words)}", 1) > 1
-    except RuntimeError:  # whoever kept the board has gone
-        return False
 
 
 def meeting_place(rank: int, world: int) -> distributed.Store:

@@ -188,17 +188,22 @@ def load_space(text: str) -> SearchSpace:
     A built-in name, with settings or without (`mobilenet:size=32,widths=16-24`), a TOML file, or
     `module:attribute` for a SearchSpace (or a function that returns one) in an importable Python module.
     """
-    if text.endswith(".toml"):
-        return ChainSpace(read_toml(Path(text)), text)
     name, _, rest = text.partition(":")
-    if name in SPACES:
-        defaults = {key: parameter.default for key, parameter in inspect.signature(SPACES[name]).parameters.items()}
-        return ChainSpace(SPACES[name](**parse_settings(rest, defaults, name)), text)
+    if text.endswith(".toml") or name in SPACES:
+        chain = ChainSpace(read_toml(Path(text)) if text.endswith(".toml") else _built_in(name, rest), text)
+        chain.check_maps()
+        return chain
     if is_attribute(text):
         space: SearchSpace = import_attribute(text, SearchSpace)
         space.spec = text
         return space
     raise unknown_name("space", name, SPACES)
+
+
+def _built_in(name: str, settings: str) -> Recipe:
+    """The recipe of a built-in space with settings such as `size=32,widths=16-24`."""
+    defaults = {key: parameter.default for key, parameter in inspect.signature(SPACES[name]).parameters.items()}
+    return SPACES[name](**parse_settings(settings, defaults, name))
 
 
 def space_record(space: SearchSpace) -> dict[str, Any]:

@@ -94,9 +94,7 @@ def train(
             speed = done * settings.batch / (time.perf_counter() - started)
             progress(step + 1, settings.epochs * steps, f"{speed:.0f} images/s, loss {total_loss / done:.3f}")
         seconds, loss_of_all = time.perf_counter() - started, sum(ranks.gather(total_loss)) / ranks.world / steps
-        ranks.mean_(
-            [statistic for statistic in supernet.buffers() if statistic.is_floating_point()]
-        )  # each has its own
+        ranks.mean_([each for each in supernet.buffers() if each.is_floating_point()])  # of the statistics that all saw
         average.swap()
         val_accuracy = probe_accuracy(supernet, data, settings.seed, ranks=ranks)
         average.swap()

@@ -88,19 +88,19 @@ def test_networks_that_diverge_are_left_out_and_counted(
     monkeypatch.setattr(ranking_workflow, "train_alone", diverging)
     asked = ["rank", "--run", str(folder), "--nets", "4", "--epochs", "1", "--again", "4"]
     assert main([*asked, "--out", str(tmp_path / "rank.json")]) == 0
-    assert "1 networks more have diverged" in capsys.readouterr().out
+    assert "left out: 3 trainings alone that ended without a finite accuracy" in capsys.readouterr().out
     report = json.loads((tmp_path / "rank.json").read_text())
     assert [tuple(net["arch"]) for net in report["networks"]] == [
         n["arch"] for n in whole.networks if n["arch"] != lost
     ]
-    assert report["diverged"] == [list(lost)]
+    assert report["lost"] == [[list(lost), 3], [list(lost), 4], [list(second), 4]]
     assert report["ceiling"] is None  # of two networks alone
 
     def none(*_: Any) -> Any:
         raise DivergedError("the loss is nan")
 
     monkeypatch.setattr(ranking_workflow, "train_alone", none)
-    with pytest.raises(InputError, match=r"0 networks tell no ranking: .* 3 have diverged"):
+    with pytest.raises(InputError, match=r"0 networks tell no ranking: .* 3 trainings ended without a finite accuracy"):
         workflows.rank(folder, nets=3, epochs=1, again=0)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from ..errors import DivergedError, InputError
-from ..files import digest
+from ..files import digest, write_bytes
 from ..progress import Progress, silent
 from ..search import EvaluationStore, RacedAccuracy, StoredAccuracy
 from ..search.racing import Racer, Right, raced
@@ -28,6 +28,7 @@ from .runs import run_data
 from .training import supernet_settings, train_run
 
 TRAINED_ALONE = "alone"  # the folder in a run for its networks that were trained alone
+DIVERGED = "diverged.txt"  # in a network's folder, why it has no figure: it would only happen again
 LONG = 150  # characters of a folder's name: most systems take 255
 
 
@@ -132,20 +133,31 @@ def train_alone(
     progress: Progress,
     device: torch.device,
 ) -> tuple[Run, Supernet]:
-    """One network trained from scratch, in a folder of its own within the run `origin`: what is there goes on."""
+    """One network trained from scratch, in a folder of its own within the run `origin`: what is there goes on.
+
+    DivergedError where its loss is no number any more, now or when it was trained before.
+    """
     run = replace(origin, folder=alone_folder(origin, arch, settings), train=asdict(settings), arch=arch, start=None)
     torch.manual_seed(settings.seed)
-    network = Supernet(space, origin.sharing, only=arch)
-    train_run(run, network, data, settings, resume=True, progress=progress, ranks=Ranks(device=device), wait=True)
+    network, note = Supernet(space, origin.sharing, only=arch), run.folder / DIVERGED
+    if note.exists():
+        raise DivergedError(note.read_text())
+    try:
+        train_run(run, network, data, settings, resume=True, progress=progress, ranks=Ranks(device=device), wait=True)
+    except DivergedError as error:
+        write_bytes(note, str(error).encode())
+        raise
     return run, network
 
 
 def alone_folder(origin: Run, arch: Arch, settings: TrainSettings) -> Path:
-    """Where a network of a run is trained alone: with other settings elsewhere."""
-    genes, how = "-".join(map(str, arch)), digest(*sorted(asdict(settings).items()))
+    """Where a network of a run is trained alone: with other settings than the usual ones elsewhere."""
+    genes, usual = "-".join(map(str, arch)), asdict(TrainSettings(epochs=settings.epochs, seed=settings.seed))
     if len(genes) > LONG:
         genes = digest(genes)
-    return origin.folder / TRAINED_ALONE / f"{genes}-seed{settings.seed}-{settings.epochs}epochs-{how}"
+    others = sorted(item for item in asdict(settings).items() if item not in usual.items())
+    name = f"{genes}-seed{settings.seed}-{settings.epochs}epochs" + (f"-{digest(*others)}" if others else "")
+    return origin.folder / TRAINED_ALONE / name
 
 
 def trained_settings(evaluate: str, run: Run, device: torch.device) -> TrainSettings | None:

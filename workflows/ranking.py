@@ -44,12 +44,12 @@ WRITE = "write rows ARCH,ACCURACY such as 0-2-1,0.913"
 class Truth:
     """What networks reach when each is trained alone: by architecture, and `again` with another seed, of some.
 
-    `diverged` are those whose training ended in a loss that is no number.
+    `lost` are the (architecture, seed) of trainings that ended without a finite figure.
     """
 
     accuracy: Mapping[Arch, float]
     again: Mapping[Arch, float]
-    diverged: tuple[Arch, ...] = ()
+    lost: tuple[tuple[Arch, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ class RankReport:
 
     `supernet` is by inherited weights with batch norms re-estimated, `without_bn` with those of the training,
     `flops` by size alone, `ceiling` by a second training of each alone (of those that had one; None without). `cost`
-    says what bands are of: `flops`, or a device. Networks that `diverged` when they were trained alone are not ranked.
-    `truth` is the CSV of what networks reach, "" where they were trained.
+    says what bands are of: `flops`, or a device. `lost` are the (architecture, seed) of trainings alone that ended
+    without a figure. `truth` is the CSV of what networks reach, "" where they were trained.
     """
 
     nets: int
@@ -70,7 +70,7 @@ class RankReport:
     flops: Ranking
     ceiling: Ranking | None
     networks: tuple[dict[str, Any], ...]
-    diverged: tuple[Arch, ...] = ()
+    lost: tuple[tuple[Arch, int], ...] = ()
     truth: str = ""
 
 
@@ -109,10 +109,10 @@ def rank(
         twice = round(AGAIN * len(archs)) if again is None else again
         known = trained_alone(trained, space, data, archs, twice, epochs, progress, ranks)
     if len(known.accuracy) < LEAST:
-        lost = f", {len(known.diverged)} have diverged (a supernet trained with a smaller --lr may help)"
+        lost = f", {len(known.lost)} trainings ended without a finite {data.metric}: train with a smaller --lr"
         raise InputError(
             f"{len(known.accuracy)} networks tell no ranking: at least {LEAST} are needed"
-            + (lost if known.diverged else "")
+            + (lost if known.lost else "")
         )
     evaluator = Evaluator(trained, supernet, data, weights_fingerprint(supernet), ranks)
     supernet.to(ranks.device)
@@ -194,7 +194,7 @@ def trained_alone(
     done = list(zip(jobs, reached.tolist(), strict=True))
     first = {arch: value for (arch, _), value in done[: len(archs)] if math.isfinite(value)}
     second = {arch: value for (arch, _), value in done[len(archs) :] if math.isfinite(value) and arch in first}
-    return Truth(first, second, tuple(arch for arch in archs if arch not in first))
+    return Truth(first, second, tuple(job for job, value in done if not math.isfinite(value)))
 
 
 def test_accuracy(network: Supernet, data: Data, arch: Arch, seed: int) -> float:
@@ -233,7 +233,7 @@ def ranked(evaluator: Evaluator, known: Truth, table: LatencyTable | None, progr
             {"arch": arch, **dict(zip(columns, map(float, row), strict=True))}
             for arch, row in zip(archs, zip(*columns.values(), strict=True), strict=True)
         ),
-        diverged=known.diverged,
+        lost=known.lost,
     )
 
 

@@ -117,11 +117,11 @@ def search(
     scratch for so many epochs each ("train:10"). `budget` is a number of evaluations, a time such as "10min", or
     "converged". A latency limit holds for the upper end of the predicted interval; with `device` and `verify` the best
     so many are measured there, and the best that measures within its limit is taken: else the table is calibrated with
-    them, and `budget` searched once more, four times in all; what was measured before an interruption counts with
-    `resume` (evaluations always do). Candidates that are hopelessly behind the best, or behind
-    the last of those to be measured, are given up early. With `pareto` it looks for the front of accuracy against that
-    cost (see `usual_strategy`), and gives up none; what the front covers, a later search answers from it. All `ranks`
-    call it alike: each evaluates some of the candidates, rank 0 does the rest.
+    them, and `budget` searched once more, four times in all. What was measured before an interruption counts with
+    `resume`, or where torchrun has started it anew (evaluations always do). Candidates that are hopelessly behind the
+    best, or behind the last of those to be measured, are given up early. With `pareto` it looks for the front of
+    accuracy against that cost (see `usual_strategy`), and gives up none; what the front covers, a later search answers
+    from it. All `ranks` call it alike: each evaluates some of the candidates, rank 0 does the rest.
     """
     check_target(out, "found")
     chosen = strategy or usual_strategy(pareto, note)

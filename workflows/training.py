@@ -101,6 +101,7 @@ def train_run(
         teacher = load_teacher(settings.teacher, data, ranks.device) if settings.teacher else None
     run = replace(run, teacher=teacher.fingerprint if teacher else None)
     begun = f"begun {run.folder.resolve()}"  # by an attempt of torchrun's in which a process died since
+    wait |= ranks.pinned(begun)  # what that process has started may take a moment to end
     with exclusive(run.folder, wait) if ranks.first else nullcontext():
         if ranks.first:
             if not (run.folder / CHECKPOINT).exists():  # a run without a finished epoch has nothing to lose
@@ -112,7 +113,7 @@ def train_run(
             ranks.pin(begun)
         ranks.wait()
         check_same(load_run(run.folder), run)
-        ahead = usual_workers(data, ranks) if workers is None else workers
+        ahead = usual_workers(data, settings, ranks) if workers is None else workers
         try:
             train_supernet(supernet, data, settings, run.folder, progress, ranks, ahead, teacher)
         except torch.OutOfMemoryError as error:

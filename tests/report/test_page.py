@@ -205,7 +205,7 @@ def test_commands_say_what_was_not_as_usual(made: Any) -> None:
     for usual in (proof, replace(proof, precision="int8", tolerance=INT8)):
         assert "--drop" not in exported(Path("net.json"), usual, None)
     nets = len(ranking.networks)
-    assert f"--nets {nets + 2} " in ranked(Path("rank.json"), replace(ranking, diverged=2))
+    assert f"--nets {nets + 2} " in ranked(Path("rank.json"), replace(ranking, lost=2))
     read = ranked(Path("rank.json"), replace(ranking, truth="what they reach.csv"))
     assert "--truth 'what they reach.csv'" in read
     assert "--nets" not in read

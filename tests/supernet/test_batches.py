@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -224,6 +226,12 @@ def test_files_are_read_ahead_without_being_asked_for(
     for cores, beside, expected in ((64, 1, MOST_WORKERS), (6, 2, 3), (2, 4, 1)):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)))
         monkeypatch.setenv("LOCAL_WORLD_SIZE", str(beside))
-        assert usual_workers(files, gpu) == expected
-        assert usual_workers(files, Ranks()) == 1
-        assert usual_workers(memory, gpu) == usual_workers(memory, Ranks()) == 0
+        assert usual_workers(files, PLAIN, gpu) == expected
+        assert usual_workers(files, PLAIN, Ranks()) == 1
+        assert usual_workers(memory, PLAIN, gpu) == usual_workers(memory, PLAIN, Ranks()) == 0
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    batch = PLAIN.batch * 16 * 16  # bytes
+    for free, expected in ((3 * 4 * batch, 3), (batch, 0)):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        assert usual_workers(files, PLAIN, gpu) == expected
