@@ -15,7 +15,7 @@ from ..search.found import Found
 from ..supernet.cost import COSTS
 from ..supernet.metrics import METRICS
 from ..supernet.space import Arch
-from .read import Inputs, predicts
+from .read import Inputs, of_space, predicts
 
 BASELINE = "random"  # the strategy that others are compared with
 CLOUD = 3000  # evaluated networks that a chart shows at most
@@ -175,7 +175,7 @@ def fields_of(inputs: Inputs, networks: Iterable[Network]) -> list[Field]:
             groups.setdefault((times.device, network.space, data, network.metric), []).append(network)
     fields = []
     for (device, space, _, metric), members in groups.items():
-        points = list(_points(inputs, members, device, space))
+        points = list(_points(inputs, members, device))
         judged = {(point.arch, point.accuracy) for point in points}
         among = frozenset(n.name for n in members if n.found and (n.arch, n.found.accuracy) in judged)
         kept, shown = front(points, direction(metric)), thinned(points)
@@ -183,10 +183,10 @@ def fields_of(inputs: Inputs, networks: Iterable[Network]) -> list[Field]:
     return fields
 
 
-def _points(inputs: Inputs, members: Sequence[Network], device: str, space: str) -> Iterator[Point]:
+def _points(inputs: Inputs, members: Sequence[Network], device: str) -> Iterator[Point]:
     """What is known of a field: stored evaluations priced by its table, and the fronts that searches wrote."""
     archs = evaluated(inputs, members)
-    table = table_of(inputs, device, space)
+    table = table_of(inputs, device, members[0])
     if archs and table is not None and predicts(table):
         ms = table.predict_many(list(archs))
         for (arch, accuracy), time in zip(archs.items(), ms.tolist(), strict=True):
@@ -208,15 +208,16 @@ def evaluated(inputs: Inputs, members: Sequence[Network]) -> dict[Arch, float]:
     return known
 
 
-def table_of(inputs: Inputs, device: str, space: str) -> LatencyTable | None:
-    """The table of a device for a space, also of another statistic such as `pixel8.p95`."""
+def table_of(inputs: Inputs, device: str, network: Network) -> LatencyTable | None:
+    """The table of a device for a network's space, also of another statistic such as `pixel8.p95`."""
     name, _, statistic = device.partition(".")
     tables = sorted(inputs.tables.values(), key=lambda table: not table.validation)  # whose promise was tested first
     for table in tables:
-        if table.space.spec == space and table.timed and device == table.name:
-            return table
-        if table.space.spec == space and table.timed and name == table.name and statistic in table.felt:
-            return table.statistic(statistic)
+        if table.timed and of_space(table, network.space, network.arch):
+            if device == table.name:
+                return table
+            if name == table.name and statistic in table.felt:
+                return table.statistic(statistic)
     return None
 
 

@@ -30,7 +30,7 @@ from .commands import commands
 from .drawing import draw, operations
 from .html import Html, table, tag
 from .networks import Field, Network, accuracy_words, cost_words, fields_of, genes, networks_of, percent, short
-from .read import Inputs, predicts
+from .read import Inputs, of_space, predicts
 from .summary import Card, cards, lead
 
 SHOWN = 400  # rows of a data table at most
@@ -192,7 +192,7 @@ def _predicted(inputs: Inputs, networks: Sequence[Network]) -> list[Mapping[str,
     shown = [*{n.arch: n for n in reversed(networks) if n.found and not n.is_baseline}.values()][::-1]
     rows: list[Mapping[str, Any]] = []
     for n in shown:
-        tables = {t.name: t for t in inputs.tables.values() if t.space.spec == n.space and predicts(t)}
+        tables = {t.name: t for t in inputs.tables.values() if of_space(t, n.space, n.arch) and predicts(t)}
         limits = {name: {o.limits[name] for o in shown if o.space == n.space and name in o.limits} for name in tables}
         for name, t in tables.items() if len(tables) > 1 else ():
             times = t.predict(n.arch)

@@ -107,6 +107,19 @@ def predicts(table: LatencyTable) -> bool:
     return table.timed and not isinstance(table.space, UnreadSpace)
 
 
+def of_space(table: LatencyTable, spec: str, arch: Arch) -> bool:
+    """Whether a table is of the space that `spec` names, and as it was when `arch` was found there.
+
+    A TOML file may have been changed since.
+    """
+    if table.space.spec != spec or isinstance(table.space, UnreadSpace):
+        return table.space.spec == spec
+    try:
+        return bool(table.space.check(arch))
+    except InputError:
+        return False
+
+
 @dataclass(frozen=True)
 class Inputs:
     """Everything that was read, by file: a run by its folder."""

@@ -144,7 +144,7 @@ def _sure(inputs: Inputs, network: Network, times: Sequence[Times]) -> Iterator[
             inside = "inside" if t.low <= t.measured <= t.high else "OUTSIDE"
             off = percent(t.measured / t.promised - 1, "+z.1f")
             yield f"The measurement is {off} off the promise, {inside} its interval."
-        yield _table_words(t.device, table_of(inputs, t.device, network.space))
+        yield _table_words(t.device, table_of(inputs, t.device, network))
     if network.proof:
         yield f"Outputs of supernet, subnet and ONNX Runtime differ by {network.proof.max_abs_diff:.1e} at most."
         yield from (f"Note: {note}." for note in network.proof.notes)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,12 @@ import pytest
 
 from hwnas.errors import InputError, MismatchError
 from hwnas.export.targets import TargetCheck
+from hwnas.latency import LatencyTable
+from hwnas.latency.calibration import Calibration
+from hwnas.latency.table import Entry
 from hwnas.report import Inputs, fields_of, networks_of, page, read_inputs
 from hwnas.report.summary import BROKEN, OPEN, cards
+from hwnas.supernet import ChainSpace
 
 FILES = {
     "best-found.json": "found",
@@ -157,3 +162,21 @@ def test_what_is_no_result_is_named_with_what_could_be_read(tmp_path: Path) -> N
     for name in ("empty", "notes.json", "list.json", "picture.png", "nowhere"):
         with pytest.raises(InputError, match=rf"{name}.*a latency table"):
             read_inputs([tmp_path / name])
+
+
+def test_a_table_of_what_the_space_has_become_is_not_of_the_networks_found_before(
+    made: Any, tmp_path: Path, tiny: ChainSpace
+) -> None:
+    """The name is the same, as of a TOML file that was changed: once, its architectures were looked up in the other."""
+    folder = Path(shutil.copytree(made.folder, tmp_path / "results"))
+    fewer = ChainSpace(replace(tiny.recipe, stages=tiny.recipe.stages[:1]), tiny.spec)
+    before = read_inputs([folder])
+    assert all(field.evaluated for field in fields_of(before, networks_of(before)))
+    for name in ("table0.json", "table1.json"):
+        table = LatencyTable.load(folder / name)
+        cut = {layer: Entry(1.0, 0.9, 1.1, 5) for layer in fewer.layers()}
+        LatencyTable(table.device, fewer, cut, Calibration(), 0.5).save(folder / name)
+    inputs = read_inputs([folder])
+    assert len(inputs.tables) == 2
+    assert not any(field.evaluated for field in fields_of(inputs, networks_of(inputs)))
+    assert "best" in page(inputs, "hwnas report results")
