@@ -175,7 +175,7 @@ def table(found: Sequence[dict[str, Any]]) -> list[str]:
         above = "" if one is found[0] else written(above_tau(one, found[0]))
         lines.append(f"| {one['rule']} | {one['sharing']} | {took} | {words(one['supernet'], above)} | {best:.1%} |")
     for name, key in (
-        ("batch norms not re-estimated", "without_bn"),
+        ("batch norms not re-estimated (of the first)", "without_bn"),
         ("size alone", "flops"),
         ("alone again: the ceiling", "ceiling"),
     ):

@@ -16,11 +16,12 @@ from hwnas import workflows
 from hwnas.__main__ import run as main
 from hwnas.errors import DivergedError, InputError
 from hwnas.latency import flops
-from hwnas.supernet import Data, Run, SearchSpace, TrainSettings, load_run, load_space
+from hwnas.supernet import Data, Run, SearchSpace, TrainSettings, load_data, load_run, load_space
 from hwnas.supernet.ranking import ranking
+from hwnas.supernet.ranks import CPU
 from hwnas.supernet.space import Arch
 from hwnas.workflows import ranking as ranking_workflow
-from hwnas.workflows.evaluating import alone_folder
+from hwnas.workflows.evaluating import alone_folder, train_alone
 
 SPACE = "mobilenet:size=16,channels=1,classes=10,stem=4,widths=4-8,depths=1-2,kernels=3-5,expansions=2-3,head=16"
 
@@ -102,6 +103,17 @@ def test_networks_that_diverge_are_left_out_and_counted(
     monkeypatch.setattr(ranking_workflow, "train_alone", none)
     with pytest.raises(InputError, match=r"0 networks tell no ranking: .* 3 trainings ended without a finite accuracy"):
         workflows.rank(folder, nets=3, epochs=1, again=0)
+
+
+def test_a_network_that_diverges_is_not_trained_again(folder: Path) -> None:
+    run, space, settings = load_run(folder), load_space(SPACE), TrainSettings(epochs=1, lr=1e20)
+    arch, steps = networks(space, 1)[0], list[float]()
+    for _ in range(2):
+        with pytest.raises(DivergedError, match="at step"):
+            train_alone(
+                run, space, load_data("digits", space), arch, settings, lambda *said: steps.append(said[0]), CPU
+            )
+    assert len(steps) == len(set(steps)) > 0
 
 
 def test_networks_trained_in_another_way_lie_elsewhere(folder: Path) -> None:
