@@ -18,6 +18,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -164,7 +165,7 @@ def racing(run: Path) -> str:
 
 def raced_by(shared: SharedPrefixes) -> Callable[[list[Racer]], Iterator[Right]]:
     """Evaluates candidates against their rivals."""
-    return lambda racers: (raced(shared.right(arch), rival, known) for arch, known, rival in racers)
+    return lambda racers: (raced(partial(shared.right, arch), rival, known) for arch, known, rival in racers)
 
 
 def statistics_images(run: Path) -> str:
@@ -187,7 +188,7 @@ def statistics_images(run: Path) -> str:
 
 def verified(run: Path, table: Path) -> str:
     """Minutes from a table to a network that was measured within its limit."""
-    cost = LatencyTable.load(table).upper
+    cost = LatencyTable.load(table).upper_sum
     assert cost is not None
     limit = f"local={sum(cost.bounds()) / 2:.6f}ms"
     start = time.perf_counter()

@@ -31,7 +31,9 @@ def search(
     ] = None,
     budget: Annotated[str, typer.Option(help="Architectures to evaluate, a time (10min, 2h), or converged.")] = "200",
     evaluate: Annotated[str, typer.Option(help="With the supernet's weights, or train:EPOCHS each.")] = "supernet",
-    pareto: Annotated[str | None, typer.Option(help="Keep the front of accuracy against this cost.")] = None,
+    pareto: Annotated[
+        str | None, typer.Option(help="Keep the front of accuracy against this cost, or NAME,NAME.")
+    ] = None,
     metric: Annotated[str | None, typer.Option(help="Search for another metric than that of the data.")] = None,
     device: Annotated[str | None, typer.Option(help="Measure the best there, with --verify.")] = None,
     verify: Annotated[int | None, typer.Option(help="So many; the best that measures within its limit wins.")] = None,

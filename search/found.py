@@ -22,7 +22,8 @@ class Found:
     `tables` holds for each device its fingerprint, the table's path, the nominal `reference_ms` and `anchors`; `front`
     the non-dominated networks, where they were asked for; `weights` the fingerprint of the
     supernet's, or of the network's own after fine-tuning; `measured` what it took where the search had it measured;
-    `progress` each (evaluations, accuracy) at which the search came upon a better one.
+    `progress` each (evaluations, accuracy) at which the search came upon a better one; `asked` are options of the
+    command that nothing else here tells, as they were given.
     """
 
     arch: Arch
@@ -45,6 +46,7 @@ class Found:
     metric: str = "accuracy"
     measured: Mapping[str, float] = field(default_factory=dict)
     progress: tuple[tuple[int, float], ...] = ()
+    asked: Mapping[str, str] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         """Write FOUND.json, atomically."""
@@ -56,10 +58,11 @@ class Found:
         data = read_json(path, "found", VERSION)
         try:
             later = {"metric": data.get("metric", "accuracy"), "measured": data.get("measured", {})}
+            later["asked"] = {str(name): str(value) for name, value in data.get("asked", {}).items()}
             later["progress"] = tuple((int(done), float(best)) for done, best in data.get("progress", ()))
             fields = later | {name: data[name] for name in cls.__dataclass_fields__ if name not in later}
             fields["arch"] = tuple(int(gene) for gene in fields["arch"])
             fields["front"] = tuple(fields["front"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"{path} is a damaged result ({error}): search again") from error
         return cls(**fields)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -41,7 +42,7 @@ class Progressive:
             raise InputError(f"progressive search needs width of at least 1, not {self.width}")
 
     def __call__(self, problem: Problem, rng: Rng, budget: int, /) -> Strategy:
-        genes = len(problem.space.sample(rng))
+        genes = statistics.median_low(len(problem.space.sample(rng)) for _ in range(DRAWS))
         return _ProgressiveStrategy(problem, rng, self.width or max(2, budget // (2 * genes)), self.completion)
 
 

@@ -45,15 +45,16 @@ def given_up(right: Right, rival: Right, level: float = LEVEL) -> int | None:
     return int(seen[lost[0]]) if len(lost) else None
 
 
-def raced(batches: Iterable[Right], rival: Right | None, known: Right = NOTHING) -> Right:
-    """What a candidate says of the images, `BATCH` at a time, up to where it is given up.
+def raced(look: Callable[[int], Iterable[Right]], rival: Right | None, known: Right = NOTHING) -> Right:
+    """What a candidate says of the images, up to where it is given up.
 
-    Of the first images it is what is `known`, whatever it says now: another machine may round otherwise.
+    `look` takes the number of the first batch of `BATCH` images to look at, behind those of which it is `known` what
+    the candidate says.
     """
-    seen = known[:0]
-    for batch in batches:
+    first = len(known) // BATCH
+    seen = known[: first * BATCH]
+    for batch in look(first):
         seen = np.concatenate([seen, batch])
-        seen[: len(known)] = known[: len(seen)]
         if rival is not None and given_up(seen, rival) is not None:
             break
     return seen

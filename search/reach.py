@@ -25,6 +25,11 @@ class Reach:
         """InfeasibleError if a limit lies below all that its cost can reach, or several below all that they reach."""
         for name, limit in self.problem.limits.items():
             low, high = self.ranges[name]
+            if low == math.inf == high:
+                raise InfeasibleError(
+                    f"limit {name}={_text(limit)} is out of reach: no architecture of {self.problem.space} has a "
+                    f"finite {name}, each has something that costs infinity"
+                )
             if limit < low <= high:
                 raise InfeasibleError(
                     f"limit {name}={_text(limit)} is out of reach: architectures of {self.problem.space} cost "

@@ -41,17 +41,22 @@ class SearchResult:
                 found.append((number, evaluation))
         return found
 
-    def pareto(self, name: str) -> list[Evaluation]:
-        """The front of accuracy (high) against the cost `name` (low), the cheapest first.
+    def pareto(self, *names: str) -> list[Evaluation]:
+        """The front of accuracy (high) against the costs `names` (low), the cheapest by the first of them first.
 
-        No other evaluation is at least as good in both and better in one. Of equals, the first found stays. What was
-        given up early is left out.
+        No other evaluation is at least as good in all of them and better in one. Of equals, the first found stays. What
+        was given up early is left out.
         """
-        if name not in self.best.costs:
-            raise unknown_name("cost", name, self.best.costs)
-        known = (e for e in self.history if not math.isnan(e.accuracy) and not e.estimated)
+        for name in names:
+            if name not in self.best.costs:
+                raise unknown_name("cost", name, self.best.costs)
+
+        def goals(evaluation: Evaluation) -> tuple[float, ...]:  # all to be small
+            return (*(evaluation.costs[name] for name in names), -evaluation.accuracy)
+
+        known = [e for e in self.history if not math.isnan(e.accuracy) and not e.estimated]
         front: list[Evaluation] = []
-        for evaluation in sorted(known, key=lambda e: (e.costs[name], -e.accuracy)):
-            if not front or evaluation.accuracy > front[-1].accuracy:
+        for evaluation in sorted(known, key=goals):  # what is better in all comes before it
+            if not any(all(a <= b for a, b in zip(goals(e), goals(evaluation), strict=True)) for e in front):
                 front.append(evaluation)
         return front

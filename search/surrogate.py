@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 
@@ -86,7 +87,9 @@ def held_out_tau(evaluations: Sequence[Evaluation]) -> float | None:
         rest = [evaluation for i, evaluation in enumerate(known) if i % FOLDS != fold]
         surrogate = Surrogate().fit([e.arch for e in rest], [e.accuracy for e in rest])
         expected[fold::FOLDS] = surrogate.predict([e.arch for e in known[fold::FOLDS]])[0]
-    return float(kendalltau(expected[full], np.array([evaluation.accuracy for evaluation in known])[full]).statistic)
+    truth = np.array([evaluation.accuracy for evaluation in known])[full]
+    tau = float(kendalltau(expected[full], truth).statistic)
+    return None if math.isnan(tau) else tau  # all alike: nothing to rank
 
 
 FIRST = ConstantKernel(1.0, (1e-2, 1e2)) * RBF(2.0, (0.5, 20)) + WhiteKernel(0.1, (1e-3, 1))

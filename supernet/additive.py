@@ -6,6 +6,7 @@ import itertools
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -28,17 +29,26 @@ class AdditiveCost:
     def __call__(self, archs: ArrayLike) -> NDArray[np.float64]:
         """Costs of a batch: (n, choices) integers -> (n,)."""
         genes = np.asarray(archs)  # (n, choices)
-        if genes.ndim != 2 or genes.shape[1] != len(self.unary) or (genes.size and genes.min() < 0):
-            raise InputError(
-                f"architectures must be (n, {len(self.unary)}) numbers of options, not {genes.shape} from {genes.min()}"
-            )
+        if genes.ndim != 2 or genes.shape[1] != len(self.unary) or (genes < 0).any():
+            raise self._unknown(genes)
         total = np.full(len(genes), self.offset, dtype=np.float64)
-        for i, table in enumerate(self.unary):
-            total += table[genes[:, i]]
-        for i, pair in enumerate(self.pairwise):
-            if pair is not None:
-                total += pair[genes[:, i], genes[:, i + 1]]
+        try:
+            for i, table in enumerate(self.unary):
+                total += table[genes[:, i]]
+            for i, pair in enumerate(self.pairwise):
+                if pair is not None:
+                    total += pair[genes[:, i], genes[:, i + 1]]
+        except IndexError:
+            raise self._unknown(genes) from None
         return total
+
+    def _unknown(self, genes: NDArray[Any]) -> InputError:
+        options = [len(table) for table in self.unary]
+        least, most = (int(genes.min()), int(genes.max())) if genes.size else ("-", "-")
+        return InputError(
+            f"architectures must be (n, {len(options)}) numbers of options, below {options}; these are {genes.shape} "
+            f"from {least} to {most}"
+        )
 
     def affine(self, scale: float, offset: float) -> AdditiveCost:
         """The cost scale * self + offset."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import takewhile
@@ -31,14 +31,14 @@ Batches = list[torch.Tensor]
 class Step:
     """A layer with its own statistics, and what it puts out: for the images that these are from, and for validation.
 
-    `read` has the first batches of the latter, as many as were asked for yet.
+    `read` has of the latter the batches that were asked for yet, by their numbers.
     """
 
     slot: str
     node: Node
     module: nn.Module
     collected: Batches
-    read: Batches = field(default_factory=list)
+    read: dict[int, torch.Tensor] = field(default_factory=dict)
 
 
 class SharedPrefixes:
@@ -62,23 +62,23 @@ class SharedPrefixes:
         metric = METRICS[self.data.metric]
         return metric(self.labels, torch.cat([metric.read(batch).cpu() for batch in self.outputs(arch)]).numpy())
 
-    def right(self, arch: Arch) -> Iterator[NDArray[np.bool_]]:
-        """Of each validation image whether the metric counts it as right, a batch at a time, when it is asked for."""
-        metric, start = METRICS[self.data.metric], 0
+    def right(self, arch: Arch, first: int = 0) -> Iterator[NDArray[np.bool_]]:
+        """Of each validation image whether the metric counts it as right, from the batch `first` on, when asked for."""
+        metric, start = METRICS[self.data.metric], first * BATCH
         assert metric.right is not None
-        for batch in self.outputs(arch):
+        for batch in self.outputs(arch, first):
             labels = self.labels[start : start + len(batch)]
             yield metric.right(labels, metric.read(batch).cpu().numpy())
             start += len(batch)
 
-    def outputs(self, arch: Arch) -> Iterator[torch.Tensor]:
-        """What the network puts out for the validation images, a batch at a time, when it is asked for."""
-        graph = self.supernet.space.graph(arch)
+    def outputs(self, arch: Arch, first: int = 0) -> Iterator[torch.Tensor]:
+        """What the network puts out for the validation images, from the batch `first` on, one at a time when asked."""
+        graph, numbers = self.supernet.space.graph(arch), range(first, -(-len(self.val) // BATCH))
         if self._fits(graph):
-            yield from self._through(self._calibrated(arch, graph))
+            yield from self._through(self._calibrated(arch, graph), numbers)
             return
         subnet = calibrated_subnet(self.supernet, arch, self.images)
-        for number in range(-(-len(self.val) // BATCH)):
+        for number in numbers:
             with torch.no_grad():
                 found = subnet(self._batch(number))
             yield found
@@ -104,17 +104,17 @@ class SharedPrefixes:
             steps.append(step if room >= 0 else replace(step, collected=[]))
         return steps
 
-    def _through(self, steps: Sequence[Step]) -> Iterator[torch.Tensor]:
-        """Validation images through the layers, from the last one on that has read them already."""
+    def _through(self, steps: Sequence[Step], numbers: Iterable[int]) -> Iterator[torch.Tensor]:
+        """Batches of validation images through the layers, from the last one on that has read them already."""
         kept = len(self.steps)
-        for number in range(-(-len(self.val) // BATCH)):
-            known = sum(len(step.read) > number for step in steps)  # no layer has read more than those before it
+        for number in numbers:
+            known = sum(number in step.read for step in steps)  # no layer has read more than those before it
             found = steps[known - 1].read[number] if known else self._batch(number)
             for index in range(known, len(steps)):
                 with torch.no_grad():
                     found = steps[index].module(found.clone())  # some layers work in place
                 if index < kept:
-                    steps[index].read.append(found)
+                    steps[index].read[number] = found
             yield found
 
     def _batch(self, number: int) -> torch.Tensor:

@@ -98,8 +98,13 @@ def test_a_front_within_a_limit_covers_the_same_limit_only(run: Path) -> None:
 
 
 def test_nsga2_gives_a_front_of_several_costs(run: Path) -> None:
-    searched, _ = search(run, pareto="flops", limits=["params=4K"], budget=30)
+    searched, _ = search(run, pareto="flops,memory", limits=["params=4K"], budget=30)
     assert all(e.costs["params"] <= 4000 for e in searched.result.history)
+    points = [(p["costs"]["flops"], p["costs"]["memory"], -p["accuracy"]) for p in searched.found.front]
+    worse = [a for a in points for b in points if a != b and all(x >= y for x, y in zip(a, b, strict=True))]
+    assert points
+    assert worse == []
+    assert {e.arch for e in searched.result.pareto("flops")} <= {p["arch"] for p in searched.found.front}
 
 
 def test_real_training_instead_of_the_supernet(run: Path) -> None:
@@ -222,7 +227,7 @@ def there(simulated: type, run: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def limit_of(made: Path, share: float) -> str:
-    low, high = LatencyTable.load(made / "local.json").upper.bounds()
+    low, high = LatencyTable.load(made / "local.json").upper_sum.bounds()
     return f"local={low + share * (high - low):.6f}ms"
 
 
@@ -261,8 +266,11 @@ def test_where_nothing_measures_within_the_nearest_is_named(
     there: Path, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Slower({1: 50.0}, monkeypatch)
-    with pytest.raises(InfeasibleError, match=r"of local=|out of reach"):
+    finished: list[object] = []
+    monkeypatch.setattr(verifying.Verification, "finish", lambda self: finished.append(self))
+    with pytest.raises(InfeasibleError, match=r"best networks, measured on local, .* of local="):
         verified(there, run, 0.5)
+    assert len(finished) == 1  # nothing is left that a later search would stumble over
 
 
 def test_verified_on_this_machine(made: Path, run: Path) -> None:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -96,7 +96,7 @@ class Evaluator:
 
     def _raced(self, racer: Racer) -> Right:
         arch, known, rival = racer
-        return raced(self._inherited.right(arch), rival, known)
+        return raced(partial(self._inherited.right, arch), rival, known)
 
     def _one(self, arch: Arch) -> float:
         if self.trained is None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +43,11 @@ def load_tables(paths: Sequence[Path], space: SearchSpace) -> dict[str, LatencyT
 
 
 def priced_by(
-    space: SearchSpace, loaded: Mapping[str, LatencyTable], wanted: Mapping[str, float], pareto: str | None
+    space: SearchSpace, loaded: Mapping[str, LatencyTable], wanted: Mapping[str, float], pareto: Sequence[str]
 ) -> Pricing:
     """The costs that limits and `pareto` name; and that no layer may be in a network that its device can't run."""
     timed = {name: table for name, table in loaded.items() if table.timed}
-    by_name = timed | statistics_of(timed, [*wanted, *([pareto] if pareto else [])])
+    by_name = timed | statistics_of(timed, [*wanted, *pareto])
     costs = search_costs(space, by_name, wanted, pareto, loaded.keys() - timed.keys())
     runs = {f"{name}.rejected": rejection_cost(table) for name, table in loaded.items() if table.rejected}
     return Pricing(costs | runs, dict(wanted) | dict.fromkeys(runs, 0.5), by_name)
@@ -71,14 +70,12 @@ def search_costs(
     space: SearchSpace,
     tables: Mapping[str, LatencyTable],
     limits: Mapping[str, float],
-    pareto: str | None,
+    pareto: Sequence[str],
     untimed: Collection[str],
 ) -> dict[str, Callable[[Any], Any]]:
     """The costs that a search has to know: of tables the upper end of the interval, as limits are held to it."""
-    costs: dict[str, Callable[[Any], Any]] = {
-        name: table.upper or partial(_upper_ms, table) for name, table in tables.items()
-    }
-    for name in dict.fromkeys([*limits, *([pareto] if pareto else [])]):
+    costs: dict[str, Callable[[Any], Any]] = {name: table.upper_sum or table.upper for name, table in tables.items()}
+    for name in dict.fromkeys([*limits, *pareto]):
         if name in COSTS:
             costs[name] = analytic_cost(space, name)
         elif name in untimed:
@@ -87,10 +84,6 @@ def search_costs(
             known = ", ".join([*COSTS, *tables])
             raise InputError(f"there is no cost {name!r} (known here: {known}): add the device's --table")
     return costs
-
-
-def _upper_ms(table: LatencyTable, archs: Any) -> Any:
-    return table.estimate_many(archs).high
 
 
 def warn_of(name: str, table: LatencyTable, note: Callable[[str], None]) -> None:

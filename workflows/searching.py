@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..devices import load_device
-from ..errors import FaultError, InputError, unknown_name
+from ..errors import FaultError, InfeasibleError, InputError, unknown_name
 from ..files import check_target
 from ..latency import LatencyTable
 from ..latency.anchors import FEW, anchors_of
@@ -33,6 +33,7 @@ from ..supernet.space import Arch
 from .evaluating import Evaluator, evaluator_of
 from .fronts import answered, front_of, remember
 from .pricing import Pricing, check_sums, load_tables, priced_by, warn_of
+from .runs import check_finished
 from .verifying import ROUNDS, Verification, limits_there
 
 
@@ -55,13 +56,13 @@ class Searched:
 
 @dataclass(frozen=True)
 class Asked:
-    """What is searched for within which limits: one network, or a front against the cost `pareto`; and how.
+    """What is searched for within which limits: one network, or a front against the costs `pareto`; and how.
 
     `named` says whether the user named the strategy.
     """
 
     limits: Mapping[str, float]
-    pareto: str | None
+    pareto: tuple[str, ...]
     strategy: str
     named: bool
     budget: Budget
@@ -69,8 +70,7 @@ class Asked:
 
     def settings(self) -> str | StrategySettings:
         """The strategy; `nsga2` looks for the front that was asked for, not for that of all costs."""
-        wanted = self.pareto if self.strategy == "nsga2" else None
-        return NSGA2(objectives=(wanted,)) if wanted else self.strategy
+        return NSGA2(objectives=self.pareto) if self.pareto and self.strategy == "nsga2" else self.strategy
 
     def priced(self, space: SearchSpace, tables: Mapping[str, LatencyTable]) -> Pricing:
         """The costs that this needs to know; InputError where nothing tells one."""
@@ -120,15 +120,20 @@ def search(
     them, and `budget` searched once more, four times in all. What was measured before an interruption counts with
     `resume`, or where torchrun has started it anew (evaluations always do). Candidates that are hopelessly behind the
     best, or behind the last of those to be measured, are given up early. With `pareto` it looks for the front of
-    accuracy against that cost (see `usual_strategy`), and gives up none; what the front covers, a later search answers
-    from it. All `ranks` call it alike: each evaluates some of the candidates, rank 0 does the rest.
+    accuracy against that cost, or several apart by commas (see `usual_strategy`), and gives up none; what a front
+    against one covers, a later search answers from it. All `ranks` call it alike: each evaluates some of the
+    candidates, rank 0 does the rest.
     """
     check_target(out, "found")
     chosen = strategy or usual_strategy(pareto, note)
     if chosen not in STRATEGIES:
         raise unknown_name("strategy", chosen, STRATEGIES)
-    asked = Asked(parse_limits(limits), pareto, chosen, strategy is not None, parse_budget(budget), seed)
-    space = load_run(run).load_space()
+    costs = tuple(name.strip() for name in pareto.split(",")) if pareto else ()
+    asked = Asked(parse_limits(limits), costs, chosen, strategy is not None, parse_budget(budget), seed)
+    given = {"budget": budget, "evaluate": evaluate, "pareto": pareto, "device": device, "verify": verify}
+    trained = load_run(run)
+    check_finished(trained, note)
+    space = trained.load_space()
     tables_before = load_tables(tables, space)
     pricing = asked.priced(space, tables_before)  # what it can't be asked is an error before anything is loaded
     evaluator = evaluator_of(run, metric, evaluate, ranks)
@@ -165,6 +170,7 @@ def search(
         weights=evaluator.weights if evaluator.trained is None else weights_fingerprint(network),
         tables=dict(_table_record(paths[name], table) for name, table in hunt.tables.items()),
         measured=check.measured[hunt.best.arch] if check else {},
+        asked={name: str(value) for name, value in given.items() if value not in (None, "supernet")},
     )
     found.save(out)
     if check:
@@ -197,7 +203,13 @@ def hunted(
         if not (asked.pareto or check or asked.named):
             to_the_end = replace(problem, accuracy=directed(evaluator.stored(store), better))
             known = answered(run, to_the_end, accuracy.key, store, asked.budget)
-        result = known or run_search(problem, asked.settings(), asked.budget, asked.seed, heard)
+        try:
+            result = known or run_search(problem, asked.settings(), asked.budget, asked.seed, heard)
+        except InfeasibleError as error:
+            if check is None or not check.measured:
+                raise
+            check.finish()  # what was measured says that nothing keeps the limits
+            raise InfeasibleError(f"{check.error()}; as it is known by now, {error}") from error
         results.append(result)
         new |= accuracy.new
         if math.isnan(result.best.accuracy):
@@ -208,8 +220,8 @@ def hunted(
             tables = {**tables, check.table.name: check.recalibrated()}
             now = asked.priced(space, tables)
         if best is not None:
-            if asked.pareto:
-                remember(run, front_of(problem, asked.pareto, accuracy.key, len(result.history)), store)
+            if len(asked.pareto) == 1:
+                remember(run, front_of(problem, asked.pareto[0], accuracy.key, len(result.history)), store)
             return Hunt(best, tuple(results), frozenset(new), pricing, tables, now.tables)
         pricing = now
     assert check is not None
@@ -318,9 +330,9 @@ def _predicted(arch: Arch, space: SearchSpace, tables: Mapping[str, LatencyTable
 
 
 def _front(
-    result: SearchResult, name: str, space: SearchSpace, tables: Mapping[str, LatencyTable], better: int
+    result: SearchResult, names: Sequence[str], space: SearchSpace, tables: Mapping[str, LatencyTable], better: int
 ) -> tuple[dict[str, Any], ...]:
-    front = result.pareto(name)
+    front = result.pareto(*names)
     return tuple({"arch": e.arch, "accuracy": better * e.accuracy, **_predicted(e.arch, space, tables)} for e in front)
 
 

@@ -42,7 +42,18 @@ class Cell(SearchSpace):
         raise NotImplementedError(arch)
 
 
+class OpenEnded(SearchSpace):
+    """Layers until one says that it is the last, however many."""
+
+    def choices(self, prefix: Arch = ()) -> int | None:
+        return None if prefix and prefix[-1] == 0 else 6
+
+    def graph(self, arch: Arch) -> tuple[Node, ...]:
+        raise NotImplementedError(arch)
+
+
 SPACES = {"chain": ChoiceSpace([4] * 6), "cell": Cell(), "growing": Growing()}
+WITHOUT_END = {**SPACES, "open-ended": OpenEnded()}
 LIMIT = 8.5  # on the sum of genes
 
 
@@ -59,10 +70,14 @@ def problem(space: SearchSpace, limit: float = LIMIT) -> Problem:
     return Problem(space, lambda batch: [score(arch) for arch in batch], {"size": size}, {"size": limit})
 
 
-every = pytest.mark.parametrize(
-    ("strategy", "space"),
-    [pytest.param(name, space, id=f"{name}-{kind}") for name in STRATEGIES for kind, space in SPACES.items()],
-)
+def of(spaces: dict[str, SearchSpace]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize(
+        ("strategy", "space"),
+        [pytest.param(name, space, id=f"{name}-{kind}") for name in STRATEGIES for kind, space in spaces.items()],
+    )
+
+
+finite, every = of(SPACES), of(WITHOUT_END)
 
 
 @every
@@ -122,11 +137,14 @@ def test_killed_search_resumes_by_replay(strategy: str, space: SearchSpace, tmp_
 @every
 def test_infeasible_limit_is_answered_with_the_range(strategy: str, space: SearchSpace) -> None:
     costly = Problem(space, fail, {"size": lambda batch: np.add(size(batch), 7)}, {"size": 6.0})
-    with pytest.raises(InfeasibleError, match=r"no architecture of .* keeps size=6; .*size from 7 to (19|22|25);"):
-        search(costly, strategy, budget=10)
+    said = r"no architecture of .* keeps size=6; .*size from 7 to (19|22|25);"
+    if isinstance(space, OpenEnded):  # which can't be looked through to its end
+        said = r"none of \d+ candidates from .* keeps size=6; known range: size from 7 to \d+; nearest: size=7;"
+    with pytest.raises(InfeasibleError, match=said):
+        search(costly, strategy, budget=10, patience=2000)
 
 
-@every
+@finite
 def test_small_space_is_searched_through(strategy: str, space: SearchSpace) -> None:
     result = search(problem(space, limit=2), strategy, budget=500)
     feasible = {a for a in map(space.canonical, all_archs(space)) if sum(a) <= 2}
@@ -200,16 +218,6 @@ def test_what_a_device_cannot_run_costs_infinity(strategy: str) -> None:
     assert all(max(evaluation.arch) < 2 for evaluation in result.history)
 
 
-class OpenEnded(SearchSpace):
-    """Layers until one says that it is the last, however many."""
-
-    def choices(self, prefix: Arch = ()) -> int | None:
-        return None if prefix and prefix[-1] == 0 else 6
-
-    def graph(self, arch: Arch) -> tuple[Node, ...]:
-        raise NotImplementedError(arch)
-
-
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_space_may_be_without_end(strategy: str) -> None:
     problem = Problem(OpenEnded(), lambda batch: [score(arch) for arch in batch], {"size": size}, {"size": 30.0})
@@ -281,3 +289,10 @@ def test_limits_that_can_be_kept_alone_and_not_together_are_refused() -> None:
         search(both)
     kept = Problem(both.space, lambda batch: batch.sum(1), both.costs, {"up": 46.0, "down": 46.0})
     assert search(kept, budget=10).best.costs["up"] == 46
+
+
+def test_where_nothing_can_run_that_is_said() -> None:
+    cost = AdditiveCost(0.0, (np.array([np.inf, np.inf]), np.ones(2)))
+    nothing = Problem(ChoiceSpace([2, 2]), fail, {"ms": cost}, {"ms": 5.0})
+    with pytest.raises(InfeasibleError, match=r"no architecture of .* has a finite ms"):
+        search(nothing)

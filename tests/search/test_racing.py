@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from math import comb
 from pathlib import Path
@@ -33,22 +33,30 @@ def answers(arch: Arch) -> Right:
     return right
 
 
-def batches(right: Right) -> Iterator[Right]:
-    for start in range(0, len(right), BATCH):
-        yield right[start : start + BATCH]
+def batches(right: Right) -> Callable[[int], Iterator[Right]]:
+    return lambda first: (right[start : start + BATCH] for start in range(first * BATCH, len(right), BATCH))
 
 
 class Evaluation:
-    """Evaluates candidates, and remembers how many images of each were looked at."""
+    """Evaluates candidates, and remembers how many images of each are known, and from which batch on it looked."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[Arch, int]] = []
+        self.first: dict[Arch, int] = {}
 
     def __call__(self, racers: list[Racer]) -> Iterable[Right]:
         for arch, known, rival in racers:
-            right = raced(batches(answers(arch)), rival, known)
+            self.first[arch] = len(known) // BATCH
+            right = raced(self._look(arch), rival, known)
             self.seen.append((arch, len(right)))
             yield right
+
+    def _look(self, arch: Arch) -> Callable[[int], Iterator[Right]]:
+        def look(first: int) -> Iterator[Right]:
+            assert first == self.first[arch]  # nothing is looked at twice
+            return batches(answers(arch))(first)
+
+        return look
 
 
 def run(
@@ -242,11 +250,12 @@ def test_what_was_given_up_is_evaluated_in_full_where_the_rival_is_weaker(tmp_pa
         (estimate,) = strong([middle])
         assert estimate != answers(middle).mean()
         assert store.get("key", middle) is None
-        assert len(store.answers("key", middle)) < IMAGES
+        assert 0 < (before := len(store.answers("key", middle))) < IMAGES
         weaker = RacedAccuracy(store, "key", IMAGES, evaluate)
         list(weaker([weak]))
         assert list(weaker([middle])) == [answers(middle).mean()] == [store.get("key", middle)]
         assert list(strong([middle])) == [estimate]  # as before
+        assert evaluate.first[middle] == before // BATCH
     assert [arch for arch, _ in evaluate.seen] == [best, middle, weak, middle]
 
 

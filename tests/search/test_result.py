@@ -29,6 +29,19 @@ def test_front_is_what_nothing_dominates(levels: int) -> None:
     assert front == sorted({p for p in points if not any(dominates(q, p) for q in points)})
 
 
+@pytest.mark.parametrize("levels", [3, 10**6])
+def test_front_against_two_costs_is_what_nothing_dominates(levels: int) -> None:
+    rows = np.random.default_rng(levels).integers(levels, size=(120, 3)).tolist()
+    history = [Evaluation((i,), c, {"ms": a, "params": b}) for i, (a, b, c) in enumerate(rows)]
+    front = SearchResult(tuple(history), 0, 0.0, "budget").pareto("ms", "params")
+
+    def better(a: list[int], b: list[int]) -> bool:
+        return a != b and a[0] <= b[0] and a[1] <= b[1] and a[2] >= b[2]
+
+    kept = {tuple(row) for row in rows if not any(better(other, row) for other in rows)}
+    assert sorted((e.costs["ms"], e.costs["params"], e.accuracy) for e in front) == sorted(kept)
+
+
 def test_front_of_the_opposite_cost() -> None:
     assert [e.arch for e in result([(1, 0.5), (2, 0.6), (3, 0.6)]).pareto("flops")] == [(2,)]
 

@@ -7,6 +7,7 @@ from itertools import pairwise, product
 import numpy as np
 import pytest
 
+from hwnas.errors import InputError
 from hwnas.supernet.additive import AdditiveCost, additive
 from hwnas.supernet.layer import Node
 from hwnas.supernet.space import Arch, ChoiceSpace, SearchSpace
@@ -85,3 +86,11 @@ class Varying(SearchSpace):
 
 def test_varying_lengths_have_no_tables() -> None:
     assert additive(Varying(), lambda arch: float(len(arch))) is None
+
+
+@pytest.mark.parametrize("archs", [[], [(0, 1)], [(0, 1, 5)], [(0, -1, 0)], np.zeros((0, 2), dtype=int)], ids=str)
+def test_what_are_no_architectures_is_said(archs: object) -> None:
+    cost = random_cost((3, 2, 4), "all", 0)
+    with pytest.raises(InputError, match=r"must be \(n, 3\) numbers of options, below \[3, 2, 4\]; these are"):
+        cost(archs)
+    assert cost(np.zeros((0, 3), dtype=int)).shape == (0,)
