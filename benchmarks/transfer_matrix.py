@@ -67,8 +67,8 @@ def profiled(out: Path, name: str) -> LatencyTable:
 
 def limit_of(table: LatencyTable, share: float) -> float:
     """So far on the way from the least to the largest upper end of an interval, in ms."""
-    assert table.upper is not None
-    low, high = table.upper.bounds()
+    assert table.upper_sum is not None
+    low, high = table.upper_sum.bounds()
     return low + share * (high - low)
 
 

@@ -36,7 +36,8 @@ def profile(
     with bar("profiling") as progress:
         table = workflows.profile(space, device, out, resume, earlier or (), networks, sustained, seed, progress)
     for layer, reason in table.rejected.items():
-        console.print(f"{table.name} can't run {layer}: {reason}; no network with it will be found for {table.name}")
+        said = f"{layer} is left out, as {reason}" if earlier else f"{table.name} can't run {layer}: {reason}"
+        console.print(f"{said}; no network with it will be found for {table.name}")
     if not table.timed:
         console.print(
             f"{out}: {table.name} compiles {len(table.entries) - len(table.rejected)} layers; it has no times"

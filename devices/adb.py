@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import FaultError
 from .remote import DroppedError, RemoteHost, Wire
-from .ssh import SshHost
+from .ssh import KEY_SCAN, SshHost
 
 PROPERTIES = {"phone": "ro.product.model", "board": "ro.board.platform", "os": "ro.build.version.release"}
 ADB_S = 30  # an adb that says nothing for so long has lost the phone
@@ -63,6 +63,13 @@ class AdbHost(RemoteHost):
         try:
             with host.connect() as wire:
                 yield wire
+        except FaultError as error:
+            if KEY_SCAN not in str(error):
+                raise
+            which = f" -s {self.serial}" if self.serial else ""
+            raise FaultError(
+                f"{error}; before that, `{self.adb}{which} forward {here} tcp:{self.termux_port}`"
+            ) from error
         finally:
             with suppress(FaultError):  # the phone may be gone
                 self._adb("forward", "--remove", here)

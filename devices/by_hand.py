@@ -160,7 +160,7 @@ class FolderDevice:
         path = self.folder / RESULTS
         if not path.is_file():
             return
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             for number, row in enumerate(csv.DictReader(file), 2):
                 if str(row.get("ms")).strip().startswith(CANNOT):
                     yield str(row.get("file")), row["ms"].strip()

@@ -83,7 +83,8 @@ class Sample:
 
     `seconds` counts from the start of measuring, without the pauses between interrupted attempts. `runs_ms` and
     `reference_runs_ms` are times by the stopwatch (a single thread's own time), `wall_ms` those of the wall clock;
-    `mhz` and `celsius` are the fastest core's clock and the hottest sensor, where the device tells them.
+    `mhz` and `celsius` are the fastest core's clock and the hottest sensor, where the device tells them; `build` is
+    which of several engines ran, where a compiler made some.
     """
 
     name: str
@@ -94,6 +95,7 @@ class Sample:
     wall_ms: tuple[float, ...]
     mhz: float | None = None
     celsius: float | None = None
+    build: int | None = None
 
     @classmethod
     def of_line(cls, name: str, line: Mapping[str, Any]) -> Sample:

@@ -94,7 +94,7 @@ class RemoteHost(ABC):
                 with self.connect() as wire, _folder(wire, there):
                     connected = True
                     self._attempt(wire, there, program, folder, listen)
-                    with suppress(DroppedError):
+                    with suppress(DroppedError, FailedError):  # the work is done
                         _remove(wire, there)
                 return
             except DroppedError as error:

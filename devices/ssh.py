@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import paramiko
 
 CONNECT_S = 15
+KEY_SCAN = "ssh-keyscan"  # the program that shows a machine's key
 ALIVE_S = 5  # how often to ask a silent machine for a sign of life
 DEAD_S = 20  # without an answer for so long the wire counts as broken
 
@@ -85,7 +86,7 @@ class SshHost(RemoteHost):
                 raise FaultError(
                     f"{to['hostname']} did not let {to['username'] or 'us'} in: {error}; see user and key"
                 ) from error
-            look = f"ssh-keyscan -p {to['port']} {to['hostname']}"
+            look = f"{KEY_SCAN} -p {to['port']} {to['hostname']}"
             raise FaultError(
                 f"the key of {to['hostname']} is not in {self.known_hosts}: compare what `{look}` prints with the "
                 f"machine's own, then add it there"
@@ -111,6 +112,7 @@ class SshHost(RemoteHost):
         if (jump := said.get("proxyjump", "none")) != "none":
             *before, last = jump.split(",")
             words = ["ssh", "-F", str(Path(self.config).expanduser()), "-o", "BatchMode=yes"]
+            words += ["-o", f"ServerAliveInterval={ALIVE_S}", "-o", f"ServerAliveCountMax={DEAD_S // ALIVE_S}"]
             words += ["-W", f"{to['hostname']}:{to['port']}", *(["-J", ",".join(before)] if before else [])]
             return _library().ProxyCommand(shlex.join([*words, last if "://" in last else f"ssh://{last}"]))
         return None

@@ -143,6 +143,7 @@ def open_session(path: Path, plan: Plan) -> Run:
         ended.synchronize()
         return started.elapsed_time(ended) / loops, (time.perf_counter_ns() - wall_ns) / loops / 1e6
 
+    run.build = build  # type: ignore[attr-defined] # samples say of which they are
     run.holds = engine, context, tensors  # type: ignore[attr-defined] # the graph reads their memory
     return run
 

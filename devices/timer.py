@@ -139,10 +139,11 @@ class Log:
         """Time spent measuring, earlier attempts included."""
         return self.earlier_s + time.perf_counter() - self._start_s
 
-    def append(self, model: str, **times_ms: list[float]) -> None:
-        """Keep one sample of the current round."""
+    def append(self, model: str, build: int | None = None, **times_ms: list[float]) -> None:
+        """Keep one sample of the current round; `build` says which of several engines ran."""
         times = {name: [round(ms, 6) for ms in values] for name, values in times_ms.items()}
-        self._count(self._line(model, **times, **clocks()))
+        which = {} if build is None else {"build": build}
+        self._count(self._line(model, **times, **which, **clocks()))
 
     def note(self, model: str, **words: Any) -> None:
         """Say of a model that it is tried, or how that ended where there is no sample."""
@@ -216,7 +217,8 @@ def measure(plan: Plan, open_model: Callable[[str], Run], log: Log) -> dict[str,
             if not log.series[model].ratios:
                 log.note(model, trying=True)
             try:
-                sample = take_sample(open_model(model), reference)
+                run = open_model(model)
+                sample = take_sample(run, reference)
             except (OSError, ImportError, MemoryError):  # of the machine, not of the model
                 raise
             except Exception as error:  # each runtime raises classes of its own
@@ -225,7 +227,7 @@ def measure(plan: Plan, open_model: Callable[[str], Run], log: Log) -> dict[str,
                 errors[model] = first_line(error)
                 log.note(model, ended=errors[model])
             else:
-                log.append(model, **sample)
+                log.append(model, getattr(run, "build", None), **sample)
         print(json.dumps(progress(plan, log)), flush=True)
     for model, seconds in plan.sustained.items():
         if model not in errors and log.series[model].load_s < seconds:

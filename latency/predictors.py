@@ -44,12 +44,14 @@ class Learned:
     model: Any
     base: Predictor | None = None
     margin: float = 0.0
+    rejections: Callable[[Arch], float] | None = None
 
     def predict_many(self, archs: ArrayLike) -> Floats:
-        """(n, choices) integers, or a list of tuples -> (n,) ms."""
+        """(n, choices) integers, or a list of tuples -> (n,) ms; infinite where there are `rejections`."""
         listed = [tuple(arch) for arch in cast(Sequence[Arch], archs)]
         found = np.asarray(self.model.predict(self.rows(listed)), dtype=float)
-        return found if self.base is None else self.base.predict_many(listed) * np.exp(found)
+        ms = found if self.base is None else self.base.predict_many(listed) * np.exp(found)
+        return ms if self.rejections is None else np.where([self.rejections(arch) > 0 for arch in listed], np.inf, ms)
 
     def estimate_many(self, archs: ArrayLike) -> Estimates:
         """The same with intervals."""
@@ -83,7 +85,8 @@ def linear(table: LatencyTable, archs: Sequence[Arch], measured_ms: Floats) -> P
     """A price, not below zero, for each multiply-accumulate, layer, element and weight: least relative squares."""
     rows = partial(totals, table.space)
     model = LinearRegression(positive=True, fit_intercept=False)
-    return Learned(rows, model.fit(rows(archs), measured_ms, 1 / measured_ms**2))
+    fitted = model.fit(rows(archs), measured_ms, 1 / measured_ms**2)
+    return Learned(rows, fitted, rejections=table.rejections if table.rejected else None)
 
 
 def forest(table: LatencyTable, archs: Sequence[Arch], measured_ms: Floats) -> Predictor:

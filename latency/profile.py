@@ -32,7 +32,7 @@ WORST = 5  # times the tolerance: beyond it a single interval is too wide for a 
 EMPTY = "empty"
 MORE = (
     "add --resume and more max_seconds, max_rounds (local:max_seconds=180,max_rounds=800, or [effort] in the device's "
-    "file): every sample is kept"
+    "file; by hand: more times of each model): every sample is kept"
 )
 
 PRECISIONS: dict[str, Callable[[onnx.ModelProto], onnx.ModelProto]] = {
@@ -69,10 +69,9 @@ def profile(
     `sustained_s` three of the networks run for so many seconds without a pause at the end. FaultError where the
     machine was too noisy for a table.
     """
-    layers = space.layers()
+    layers, fingerprint = space.layers(), device.fingerprint()  # what can't be reached says so before the work
     progress(0, 1, f"exporting {len(layers)} layers to ONNX")
     models = layers_to_onnx(space, layers, device.form.batch)
-    fingerprint = device.fingerprint()
     archs, pool, rejected, found = measured(space, device, models, samples, networks, sustained_s, seed, progress)
     if fingerprint["label"] == "compiled":  # what it can't run is all that it tells
         nothing = dict.fromkeys(layers, Entry(0, 0, 0, 0))

@@ -41,7 +41,8 @@ def load_samples(path: Path) -> tuple[Sample, ...]:
 def _sample(row: dict[str, str]) -> Sample:
     fields: dict[str, Any] = {name: tuple(map(float, row[name].split())) for name in SERIES}
     fields |= {name: float(row[name]) for name in ("seconds", "mhz", "celsius") if row.get(name)}
-    return Sample(name=row["name"], round=int(row["round"]), **fields)
+    build = int(float(row["build"])) if row.get("build") else None
+    return Sample(name=row["name"], round=int(row["round"]), build=build, **fields)
 
 
 def _joined(values: Iterable[float]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -170,9 +170,21 @@ class LatencyTable:
         return additive(self.space, self.network_ms)
 
     @property
-    def upper(self) -> AdditiveCost | None:
-        """The upper end of the interval as a sum over genes: what a limit is held against."""
+    def upper_sum(self) -> AdditiveCost | None:
+        """The upper end of the interval as a sum over genes, also of layers that can't run; None where it is none."""
         return self.cost.affine(1 + self.calibration.margin, 0.0) if self.cost else None
+
+    @property
+    def upper(self) -> AdditiveCost | Callable[[ArrayLike], Floats]:
+        """The upper end of the interval: what a limit is held against.
+
+        A sum over genes where it is one, else a function of a batch, which is infinite where the device can't run a
+        layer: exact methods apply to the first alone.
+        """
+        return (None if self.rejected else self.upper_sum) or self._upper_ms
+
+    def _upper_ms(self, archs: ArrayLike) -> Floats:
+        return self.estimate_many(archs).high
 
     def rejections(self, arch: Sequence[int]) -> float:
         """How many layers of `arch` the device can't run: a network with any is none for it."""

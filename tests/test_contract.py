@@ -150,9 +150,11 @@ def test_a_latency_limit_holds_for_the_upper_end(made: Path, tmp_path: Path) -> 
     """However wide the intervals of this quick table are, whose machine may be busy."""
     table = table_of(made)
     assert table.cost is not None
-    assert table.upper is not None
+    assert table.upper_sum is not None
     arch = table.cost.affine(-1, 0).argmin()
-    limit = max(table.predict(arch).ms, 1.001 * table.upper.bounds()[0])  # met on the point, missed by the upper end
+    limit = max(
+        table.predict(arch).ms, 1.001 * table.upper_sum.bounds()[0]
+    )  # met on the point, missed by the upper end
     assert limit < table.predict(arch).high
     search = f"search --run {made}/run --table {made}/local.json --limit local={limit:.6f}ms --budget 80"
     assert run([*search.split(), "--out", f"{tmp_path}/found.json"]) == 0

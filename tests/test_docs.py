@@ -361,7 +361,7 @@ def test_every_device_of_the_guide_is_one(tmp_path: Path) -> None:
         if language == "toml":
             (tmp_path / "device.toml").write_text(content)
             found.append(load_device(str(tmp_path / "device.toml")))
-    assert [device.name for device in found] == ["pi5", "phone", "jetson", "rtx", "older"]
+    assert [device.name for device in found] == ["pi5", "phone", "jetson", "rtx", "older", "arm64"]
 
 
 def test_the_whole_file_of_the_guide_has_every_key() -> None:

@@ -46,6 +46,8 @@ def profile(
     `out`.samples, where `resume` goes on; afterwards they lie beside the table as compressed CSV.
     """
     check_target(out, "table")
+    if out.resolve() in [path.resolve() for path in earlier]:
+        raise InputError(f"the new table would replace {out}, which tells it: give --out another name")
     if earlier and sustained_s:
         raise InputError("--sustained needs a whole profile: leave out --from")
     loaded, where = space_of(space), load_device(device)
@@ -122,6 +124,8 @@ def validate(
             loaded.save(table)
             note(f"{table} renewed by a spot check ({'; '.join(changed.values())}): {verdict}")
         found = validate_table(loaded, where, nets, pause_s, progress=progress, samples=kept)
+        if loaded.device["label"] == "emulated":
+            note(f"{loaded.name} is emulated: its times are no latency of any device")
         if abs(found.slower) > SLOWER:
             note(speed_words(loaded.name, found.slower))
         if abs(found.changed) > WORTH_A_WORD:

@@ -56,9 +56,9 @@ def measure_exported(
         progress(1, 3, f"exporting the layers of {len(anchors)} networks that were measured before")
     jobs = [Job("network", model, sustained_s)] + ([Job("fp32", plain)] if plain is not None else [])
     jobs += jobs_of(space, [anchor.arch for anchor in anchors], device.form)
+    fingerprint = device.fingerprint()
     result = device.measure(jobs, device_progress(progress)).complete(device.name)
     seen = beside(result, anchors, table["reference_ms"])
-    fingerprint = device.fingerprint()
     options = {name: value for name, value in fingerprint.items() if name != "name"}
     if (label := fingerprint["label"]) not in TIMED:
         return Measured({}, {device.name: options}, (f"{device.name}: {label} there; no latency was measured",))

@@ -50,3 +50,12 @@ def test_a_port_that_leads_to_another_phone_is_left_alone(phone: dict[str, Any],
     with pytest.raises(FaultError, match="pixel8: port 2 leads to the phone OTHER: give each phone a port of its own"):
         device.fingerprint()
     assert not [line for line in (tmp_path / "log").read_text().splitlines() if "tcp:2" in line]
+
+
+def test_a_phone_whose_key_is_not_known_says_how_to_look_at_it(phone: dict[str, Any], tmp_path: Path) -> None:
+    """The port leads there only as long as a forwarding is there."""
+    (tmp_path / "known").write_text("")
+    device = TimedDevice("pixel8", AdbHost(**{**phone, "known_hosts": str(tmp_path / "known")}))
+    forward = rf"before that, `.*adb -s R58N forward tcp:{phone['port']} tcp:8022`"
+    with pytest.raises(FaultError, match=rf"ssh-keyscan -p {phone['port']} 127.0.0.1.*{forward}"):
+        device.fingerprint()

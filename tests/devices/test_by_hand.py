@@ -119,3 +119,10 @@ def test_a_program_that_was_interrupted_there_is_to_be_started_again(device: Fol
 def test_times_under_load_are_refused(device: FolderDevice, jobs: list[Job]) -> None:
     with pytest.raises(InputError, match="leave out --sustained"):
         device.measure([Job("hot", jobs[0].model, sustained_s=1.0)])
+
+
+def test_a_csv_of_a_spreadsheet_begins_with_a_mark(device: FolderDevice, jobs: list[Job]) -> None:
+    files = asked(device, jobs)
+    rows = [f"{file},1.0" for file in files.values() for _ in range(5)]
+    (device.folder / "results.csv").write_text("\n".join(["file,ms", *rows]), encoding="utf-8-sig")
+    assert device.measure(jobs).timings["small"].ratio == 1

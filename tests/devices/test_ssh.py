@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hwnas.devices import Effort, Job, Progress, TimedDevice, ssh
-from hwnas.devices.remote import SAMPLES
+from hwnas.devices import Effort, Job, Progress, TimedDevice, remote, ssh
+from hwnas.devices.remote import SAMPLES, FailedError
 from hwnas.devices.runtimes import OnnxRuntime
 from hwnas.devices.timer import CRASHED
 from hwnas.errors import FaultError, InputError
@@ -217,3 +218,13 @@ def test_a_model_that_brings_the_runtime_down_there_is_named(server: Any, crashi
     measured = device.measure([Job("good", b"good"), Job("bad", b"crash"), Job("better", b"better")])
     assert {name: timing.rounds for name, timing in measured.timings.items()} == {"good": 5, "better": 5}
     assert measured.errors == {"bad": CRASHED}
+
+
+def test_models_that_find_no_room_there_are_a_fault(tmp_path: Path) -> None:
+    class Full:
+        def execute(self, words: list[str], given: bytes = b"") -> Iterator[str]:
+            raise FailedError(words, 2, "tar: m.onnx: No space left on device\n")
+
+    (tmp_path / "m.onnx").write_bytes(b"model")
+    with pytest.raises(FaultError, match=r"could not be written to there: tar: .*No space left on device; is there"):
+        remote._send(Full(), [tmp_path / "m.onnx"], "there")

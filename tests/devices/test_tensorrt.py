@@ -92,7 +92,8 @@ OTHERS = {  # attributes that the program reads of torch, of Python and of its o
     "stream", "synchronize", "__init__", "__version__", "argv", "dumps", "executable", "exists", "exit",
     "import_module", "insert", "items", "join", "machine", "nan", "name", "parent", "path", "perf_counter_ns",
     "randrange", "read_bytes", "release", "replace", "system", "to", "with_name", "with_suffix", "write_bytes",
-    "first_line", "holds", "last", "main", "measure", "models", "options", "seconds", "seed", "version", "ERROR",
+    "build", "first_line",
+    "holds", "last", "main", "measure", "models", "options", "seconds", "seed", "version", "ERROR",
 }  # fmt: skip
 NOT_READ = {"log", "IBuilderConfig", "ITimingCache", "ICudaEngine", "IExecutionContext"}  # defined, or never named
 API = Path(os.environ.get("HWNAS_TENSORRT_API", "nowhere"))

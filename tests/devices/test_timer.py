@@ -227,3 +227,19 @@ def test_the_programs_are_written_for_python_3_9(program: str) -> None:
     assert "slots" not in keywords
     assert not any(isinstance(node, ast.Match) for node in ast.walk(tree))
     assert "from __future__ import annotations" in source
+
+
+def test_samples_say_which_of_several_engines_ran(tmp_path: Path) -> None:
+    def opened(model: str) -> Run:
+        def run(loops: int) -> tuple[float, float]:
+            return 1.0, 1.0
+
+        if model != "reference.onnx":
+            run.build = 2  # type: ignore[attr-defined]
+        return run
+
+    plan = Plan("reference.onnx", ["a"], min_rounds=5, max_rounds=5)
+    log = Log(tmp_path / "samples.jsonl")
+    assert measure(plan, opened, log) == {}
+    log.close()
+    assert {line.get("build") for line in read_samples(tmp_path / "samples.jsonl") if is_sample(line)} == {2}

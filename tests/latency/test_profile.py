@@ -188,7 +188,7 @@ def test_a_saved_table_knows_all_again(tiny: ChainSpace, simulated: Simulated, t
 
 
 def test_samples_are_read_back_as_they_were(tmp_path: Path) -> None:
-    told = Sample("a b, c", 1, 0.5, (1.0, 2.123456), (0.5,), (1.5, 2.5), mhz=1800.0, celsius=45.5)
+    told = Sample("a b, c", 1, 0.5, (1.0, 2.123456), (0.5,), (1.5, 2.5), mhz=1800.0, celsius=45.5, build=2)
     silent = [Sample("7", i, 0.25 * i, (1.0,), (0.5,), (1.5,)) for i in range(3)]
     save_samples(tmp_path / "told.csv.gz", [told])
     save_samples(tmp_path / "silent.csv.gz", silent)

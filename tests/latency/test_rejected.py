@@ -15,6 +15,7 @@ from hwnas.devices import Job, Measurements
 from hwnas.errors import FaultError, InputError
 from hwnas.latency import LatencyTable, analytic_cost, onboard, profile, spread, validate
 from hwnas.latency.calibration import Calibration
+from hwnas.latency.predictors import PREDICTORS
 from hwnas.latency.table import Entry
 from hwnas.search import Problem, search
 from hwnas.supernet import ChainSpace, load_space
@@ -130,3 +131,20 @@ def test_where_no_network_is_left_the_layer_is_named(tiny: ChainSpace, simulated
     with pytest.raises(FaultError, match=r"simulated can't run .*: no kernel for it; no network of .* is left") as told:
         profile(tiny, Picky(simulated(), lambda job: job.name == stem))
     assert stem in str(told.value)
+
+
+def test_what_cannot_run_costs_infinity_to_every_search_in_python(table: LatencyTable, tiny: ChainSpace) -> None:
+    """As a table's upper end is a cost in README, and as other predictors are."""
+    archs = [tiny.sample(random.Random(i)) for i in range(200)]
+    bad = [table.rejections(arch) > 0 for arch in archs]
+    assert list(np.isinf(table.upper(archs))) == bad
+    fine = [arch for arch, refused in zip(archs, bad, strict=True) if not refused]
+    for name in ("linear", "forest", "residual"):
+        learned = PREDICTORS[name](table, fine, table.predict_many(fine) * 1.01)
+        assert list(np.isinf(learned.predict_many(archs))) == bad
+
+    def accuracy(archs: Any) -> Any:
+        return np.array([table.rejections(tuple(arch)) for arch in archs], dtype=float)
+
+    problem = Problem(tiny, accuracy, {"simulated": table.upper}, {"simulated": table.range_ms()[1]})
+    assert table.rejections(search(problem, budget=40).best.arch) == 0
