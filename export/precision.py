@@ -13,6 +13,7 @@ import onnx
 from numpy.typing import NDArray
 
 from ..errors import FaultError
+from .running import AT_ONCE
 
 Feeds = dict[str, NDArray[np.float32]]  # what a model reads in one run, by the names of its inputs
 
@@ -43,7 +44,7 @@ def _runs_on(model: onnx.ModelProto, images: NDArray[np.float32]) -> Iterator[Fe
     Of fewer images than a batch takes, some are there twice.
     """
     (entry,) = model.graph.input
-    batch = entry.type.tensor_type.shape.dim[0].dim_value or len(images)
+    batch = entry.type.tensor_type.shape.dim[0].dim_value or AT_ONCE
     images = images if len(images) >= batch else np.resize(images, (batch, *images.shape[1:]))
     for start in range(0, len(images) - batch + 1, batch):
         yield {entry.name: images[start : start + batch]}

@@ -44,11 +44,12 @@ class OfPixels(nn.Module):
 def at_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     """`model` for readers that know no opset above `opset`, its file format no newer than that needs.
 
-    InputError with the reason where an operator of it did not exist yet.
+    A model of an older opset stays as it is: newer readers know it, too. InputError with the reason where an operator
+    did not exist yet.
     """
     if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
         raise InputError(f"opset {opset} can't be written: the oldest is {OLDEST_OPSET}, the newest {NEWEST_OPSET}")
-    if opset == model.opset_import[0].version:
+    if opset >= next(entry.version for entry in model.opset_import if not entry.domain):
         lowered = onnx.ModelProto()
         lowered.CopyFrom(model)
     else:

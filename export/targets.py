@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..errors import InputError, unknown_name
-from .readers.reading import NOT_INSTALLED
+from .readers import reading
 
 READERS = Path(__file__).resolve().parent / "readers"
 RAN, EMULATED, COMPILED, NAMED, REJECTED = "ran", "emulated", "compiled", "names only", "rejected"
@@ -211,12 +211,13 @@ def check_targets(
     wanted: Sequence[Wanted],
     tolerance: float,
     name: Path = Path("net.onnx"),
+    keep: Callable[[str, bytes], None] = lambda _target, _made: None,
 ) -> tuple[TargetCheck, ...]:
     """Let every target read `model`, run `images` (N, C, S, S), and compare with `expected` (N, classes).
 
     What can't read it is a check with its reason, however it ends; what is not installed is an InputError, before any
     target runs. The tolerance is on the largest absolute difference; a target in half precision gets more. `name` is
-    what the file will be called.
+    what the file will be called; `keep` gets what a compiler made of it, by the target's name.
     """
     content = model if isinstance(model, bytes) else model.read_bytes()
     entry, where = entry_of(content), name if isinstance(model, bytes) else model
@@ -233,6 +234,8 @@ def check_targets(
             np.save(folder / "images.npy", images[:count].astype(np.float32), allow_pickle=False)
             (folder / "job.json").write_text(json.dumps(entry.job(count)))
             found.append(_checked(one, told, folder, expected[:count], tolerance))
+            if (made_of_it := folder / reading.COMPILED).exists() and not found[-1].failed:
+                keep(one.name, made_of_it.read_bytes())
     return tuple(found)
 
 
@@ -251,7 +254,7 @@ def _described(one: Wanted, model: Path, entry: Entry | None) -> dict[str, str] 
         raise InputError(f"{one.name}: cannot run {one.python} ({error.strerror}): name a Python") from error
     except subprocess.TimeoutExpired:
         raise InputError(f"{one.name}: {one.python or 'its reader'} gave no answer: see that it starts") from None
-    if ran.returncode == NOT_INSTALLED and target.gpu and not torch.cuda.is_available():
+    if ran.returncode == reading.NOT_INSTALLED and target.gpu and not torch.cuda.is_available():
         command = trtexec_command(model, entry.shape if entry else ())
         return TargetCheck(one.name, NAMED, "", reason=f"where there is a GPU: {command}")
     if ran.returncode != 0:

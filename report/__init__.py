@@ -2,10 +2,11 @@
 
 from .charts import ranking_chart, save_chart, search_chart
 from .networks import fields_of, networks_of
-from .page import page
+from .page import TITLE, page
 from .read import Inputs, read_inputs
 
 __all__ = [
+    "TITLE",
     "Inputs",
     "fields_of",
     "networks_of",

@@ -99,12 +99,12 @@ def validated(path: Path, it: Checked) -> str:
 def ranked(path: Path, it: Ranked) -> str:
     """`hwnas rank`."""
     table = None if it.cost in COSTS else f"{it.cost}.json"
-    truth = {"truth": it.truth} if it.truth else {"nets": len(it.networks) + it.lost}
+    truth = {"truth": near(it.truth)} if it.truth else {"nets": len(it.networks) + it.lost}
     return line("hwnas", "rank", *options({"run": "RUN", **truth, "table": table, "out": near(path)}))
 
 
 def searched(path: Path, found: Found) -> str:
-    """`hwnas search`; the budget is the number of evaluations that were made."""
+    """`hwnas search`; files of before tell no budget: then it is the number of evaluations that were made."""
     words = ["--run", near(found.run)]
     for table in found.tables.values():
         words += ["--table", near(str(table["path"]))]
@@ -115,6 +115,11 @@ def searched(path: Path, found: Found) -> str:
     rest = {
         "strategy": strategy,
         "budget": found.evaluations,
+        **{
+            name: found.asked[name]
+            for name in ("budget", "evaluate", "pareto", "device", "verify")
+            if name in found.asked
+        },
         "metric": metric,
         "seed": str(found.seed),
         "out": near(path),

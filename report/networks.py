@@ -114,7 +114,9 @@ def networks_of(inputs: Inputs) -> list[Network]:
 
 
 def _proves(proof: Certificate, found: Found) -> bool:
-    return (proof.arch, proof.weights, proof.limits) == (found.arch, found.weights, found.limits)
+    """Whether an export is of what was found: the same network, within the same limits, with promises that it has."""
+    same = (proof.arch, proof.weights, proof.limits) == (found.arch, found.weights, found.limits)
+    return same and proof.latency.keys() <= found.intervals.keys()
 
 
 def short(paths: Sequence[Path]) -> list[str]:

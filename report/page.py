@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
@@ -14,6 +15,7 @@ from typing import Any
 import altair as alt
 import vl_convert
 
+from ..supernet.cost import COSTS
 from .charts import (
     curves_chart,
     deviation_chart,
@@ -35,6 +37,8 @@ from .summary import Card, cards, lead
 
 SHOWN = 400  # rows of a data table at most
 CARDS = 6  # networks on the first screen at most
+TITLE = tag("title", "hwnas report")
+"""By which a page is known for one of ours."""
 Section = tuple[str, str, list[Html]]  # its id, its heading, its content
 
 
@@ -54,7 +58,7 @@ def page(inputs: Inputs, command: str) -> str:
         tag("meta", charset="utf-8"),
         tag("meta", http_equiv="Content-Security-Policy", content=policy),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("title", "hwnas report"),
+        TITLE,
         tag("style", Html(style)),
     )
     body = tag(
@@ -82,7 +86,7 @@ def _first(found: Sequence[Card]) -> Iterator[Html]:
 
 
 def _card(card: Card) -> Html:
-    marks = {"kept": "✓ ", "broken": "✗ ", "open": "○ "}
+    marks = {"kept": "✓ ", "broken": "✗ ", "open": "○ ", "free": ""}
     rows = [part for what, words in card.rows for part in (tag("dt", what), tag("dd", words))]
     verdict = tag("p", marks[card.state], card.verdict, class_="verdict")
     gist = tag("p", card.gist, class_="gist")
@@ -154,14 +158,25 @@ def _drawn(networks: Sequence[Network]) -> list[Html]:
         return []
     ops, widest = operations(list(shown))
     names = {lines: ", ".join(n.name for n in members) for lines, members in shown.items()}
-    figures = [
-        tag("figure", draw(names[lines], lines, ops, widest), tag("figcaption", _caption(names[lines], members[0])))
-        for lines, members in shown.items()
-    ]
+    figures: dict[str, list[Html]] = {}
+    for lines, members in shown.items():
+        caption = tag("figcaption", _caption(names[lines], members[0]))
+        for device in dict.fromkeys(map(_found_for, members)):
+            figures.setdefault(device, []).append(tag("figure", draw(names[lines], lines, ops, widest), caption))
     words = "From the input down; colour: the operation, border: the kernel, width: channels, dashed: left out."
-    pictures = tag("div", *figures, class_="networks", tabindex="0", role="region", aria_label="networks")
+    parts = [tag("p", words, class_="note")]
+    for device, drawn in figures.items():
+        label = f"networks {device}"
+        parts += [tag("h3", device[:1].upper() + device[1:])] if len(figures) > 1 else []
+        parts += [tag("div", *drawn, class_="networks", tabindex="0", role="region", aria_label=label)]
     rows = [[str(i + 1), *row] for i, row in enumerate(zip_longest(*shown, fillvalue=""))]
-    return [tag("p", words, class_="note"), pictures, _data(["layer", *names.values()], rows)]
+    return [*parts, _data(["layer", *names.values()], rows)]
+
+
+def _found_for(network: Network) -> str:
+    """The devices whose latency was limited when it was found."""
+    devices = dict.fromkeys(name.partition(".")[0] for name in network.limits if name not in COSTS)
+    return f"found for {' and '.join(devices)}" if devices else "found for no device"
 
 
 def _caption(names: str, network: Network) -> str:
@@ -178,6 +193,7 @@ def _matrices(inputs: Inputs, networks: Sequence[Network]) -> Iterator[Html]:
             for row in rows
         ]
         words = "Shares of the limit there, or ms where none is known; orange: over the limit."
+        words += " Empty: it can't run there." if any(row["ms"] is None for row in rows) else ""
         yield _chart(
             matrix_chart(rows, title),
             f"{title}: what networks found for one device take on another",
@@ -192,21 +208,17 @@ def _predicted(inputs: Inputs, networks: Sequence[Network]) -> list[Mapping[str,
     shown = [*{n.arch: n for n in reversed(networks) if n.found and not n.is_baseline}.values()][::-1]
     rows: list[Mapping[str, Any]] = []
     for n in shown:
-        tables = {t.name: t for t in inputs.tables.values() if of_space(t, n.space, n.arch) and predicts(t)}
+        known = [t for t in inputs.tables.values() if of_space(t, n.space, n.arch) and predicts(t)]
+        tables = {t.name: t for t in sorted(known, key=lambda t: bool(t.validation))}  # the last: of a tested promise
         limits = {name: {o.limits[name] for o in shown if o.space == n.space and name in o.limits} for name in tables}
         for name, t in tables.items() if len(tables) > 1 else ():
-            times = t.predict(n.arch)
-            share = times.ms / next(iter(limits[name])) if len(limits[name]) == 1 else None
-            rows.append(
-                {
-                    "found for": n.name,
-                    "on": name,
-                    "ms": times.ms,
-                    "low": times.low,
-                    "high": times.high,
-                    "share of the limit": share,
-                }
-            )
+            times = t.estimate_many([n.arch])
+            ms, low, high = (float(values[0]) for values in (times.ms, times.low, times.high))
+            runs = math.isfinite(ms)  # else the device can't run one of its layers
+            limit = next(iter(limits[name])) if len(limits[name]) == 1 else None
+            share = ms / limit if runs and limit is not None else None
+            figures = {"ms": ms, "low": low, "high": high} if runs else dict.fromkeys(("ms", "low", "high"))
+            rows.append({"found for": n.name, "on": name, **figures, "share of the limit": share})
     return rows
 
 
@@ -268,7 +280,7 @@ def _ranked(name: str, it: Any) -> Html:
 def _commands(inputs: Inputs, networks: Sequence[Network], command: str) -> list[Html]:
     words = (
         "Reconstructed from what each file records, and not a log. What a file does not record is missing: settings of "
-        "a device, --verify, --evaluate, --pareto; words in capitals stand for files of yours."
+        "the device of a table or an export; words in capitals stand for files of yours."
     )
     rows = [*commands(inputs, networks), ("this page", "report", command)]
     lines = [part for file, what, line in rows for part in (tag("dt", f"{file}, {what}"), tag("dd", tag("code", line)))]

@@ -14,12 +14,15 @@ from ..supernet.cost import COSTS
 from .networks import Field, Network, Times, accuracy_words, cost_words, direction, ms_words, percent, table_of
 from .read import Inputs
 
-KEPT, BROKEN, OPEN = "kept", "broken", "open"
+KEPT, BROKEN, OPEN, FREE = "kept", "broken", "open", "free"
 
 
 @dataclass(frozen=True)
 class Card:
-    """What is to be known of one network: whether limits are kept, broken or open, the gist, rows of (what, words)."""
+    """What is to be known of one network: whether limits are kept, broken, open or none (free), the gist, its rows.
+
+    A row is (what, words).
+    """
 
     name: str
     state: str
@@ -42,11 +45,12 @@ def lead(found: Sequence[Card]) -> str:
     """One sentence on all cards."""
     if not found:
         return "No found network is among these files."
-    counts = {state: sum(card.state == state for card in found) for state in (KEPT, BROKEN, OPEN)}
+    counts = {state: sum(card.state == state for card in found) for state in (KEPT, BROKEN, OPEN, FREE)}
     words = {
         KEPT: "within limits",
         BROKEN: "over a limit, or rejected",
         OPEN: "not measured under every limit yet",
+        FREE: "without a limit",
     }
     said = [f"{count} {words[state]}" for state, count in counts.items() if count]
     return f"{len(found)} {'network' if len(found) == 1 else 'networks'}: {'; '.join(said)}."
@@ -68,6 +72,8 @@ def _state(network: Network, times: Sequence[Times]) -> str:
     verdict = network.proof.within_limits if network.proof else None
     if network.proof and network.proof.rejected:
         verdict = False
+    elif not network.limits:
+        return FREE
     if verdict is None:
         seen = {t.device: t.proven for t in times if t.limit is not None}
         open_ = not seen or None in seen.values() or network.limits.keys() - seen.keys() - COSTS.keys()
@@ -101,6 +107,8 @@ def _accuracy(network: Network) -> str:
         low, high = (accuracy_words(end, metric) for end in proof.accuracy_interval)
         value = accuracy_words(proof.accuracy_onnx, metric)
         words += [f"{value} on {proof.test_images} test images (95 % interval {low} to {high}), the exported file"]
+        if proof.precision != "fp32":
+            words += [f"{accuracy_words(proof.accuracy_torch, metric)} on them in fp32"]
     if found:
         words += [f"{accuracy_words(found.accuracy, metric)} on validation images"]
     return "; ".join(words)
@@ -200,7 +208,7 @@ def _against_random(network: Network, other: Network) -> str:
 
 
 def _on_front(network: Network, found: Found, field: Field) -> str:
-    better, ms = direction(field.metric), found.costs[field.device]
+    better, ms = direction(field.metric), found.costs[field.device]  # of its own search: each field's device is of it
     faster = [better * (p.accuracy - found.accuracy) for p in field.front if p.ms < ms and p.arch != network.arch]
     of = f"of {field.evaluated:,} networks evaluated"
     if any(more > 0 for more in faster):

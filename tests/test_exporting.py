@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -269,6 +270,19 @@ def test_a_reader_that_computes_something_else_rejects_the_network(
     assert len(proof.rejected) == 1
     assert proof.rejected[0].startswith("target openvino")
     assert names(tmp_path) == [f"{name}.rejected" for name in NAMES]
+
+
+def test_an_engine_is_kept_beside_the_network(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def compiled(*given: Any) -> tuple[TargetCheck, ...]:
+        given[-1]("tensorrt-rtx", b"an engine")
+        return (TargetCheck("tensorrt-rtx", "compiled", "1.7", size_bytes=9),)
+
+    monkeypatch.setattr(exporting, "check_targets", compiled)
+    shipping = workflows.Shipping(targets=parse_targets("onnxruntime"))
+    workflows.export(made / "found.json", tmp_path / "net.onnx", shipping=shipping)
+    assert (tmp_path / "net.tensorrt-rtx.engine").read_bytes() == b"an engine"
+    workflows.export(made / "found.json", tmp_path / "net.onnx")  # another network: the engine is not of it
+    assert names(tmp_path) == list(NAMES)
 
 
 def test_a_reader_that_is_not_there_is_told_before_the_work(made: Path, tmp_path: Path) -> None:

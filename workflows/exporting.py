@@ -34,7 +34,7 @@ from ..export import (
     to_onnx,
 )
 from ..export.card import CARD
-from ..export.certificate import COMPARED, MobileCheck, Read, as_array, objections
+from ..export.certificate import COMPARED, ROUNDED, MobileCheck, Read, as_array, numbers, objections
 from ..export.running import onnx_session, run_onnx
 from ..export.shipping import MARK
 from ..export.targets import Wanted, check_targets, installed
@@ -50,10 +50,10 @@ from .runs import objective, run_data, run_of, supernet_of
 from .timing import Measured, check_known, measure_exported
 
 CALIBRATION = 256  # training images whose ranges an int8 network is made for
-ROUNDED = 0.05  # of the largest output, by which two readers of an int8 file may differ: each rounds every layer
 REJECTED = ".rejected"
-FARTHEST = float(np.finfo(np.float32).max)  # what outputs that are no numbers differ by: JSON has no infinity
-BESIDE = (".json", ".md", ".ort", ".required_operators.config")  # what is written beside NET.onnx, by its suffix
+ENGINES = {name: f".{name}.engine" for name in ("tensorrt", "tensorrt-rtx")}  # what compilers make of it
+BESIDE = (".json", ".md", ".ort", ".required_operators.config", *ENGINES.values())
+"""What is written beside NET.onnx, by its suffix."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,8 @@ class Subject:
         if not shipping.int8:
             return model
         (entry,) = model.graph.input
-        count = max(CALIBRATION, entry.type.tensor_type.shape.dim[0].dim_value)
+        batch = entry.type.tensor_type.shape.dim[0].dim_value or 1
+        count = -(-CALIBRATION // batch) * batch  # whole batches
         images = training_images(self.data, self.seed, count)
         return to_int8(model, as_array(self.read(shipping)(images)), shipping.symmetric)
 
@@ -148,7 +149,8 @@ def export(
     if shipping.mobile:
         certificate, beside = _as_mobile(subject, shipping, model.SerializeToString(), certificate)
     if shipping.targets:
-        certificate = _read_elsewhere(subject, shipping, model.SerializeToString(), out, certificate)
+        certificate, engines = _read_elsewhere(subject, shipping, model.SerializeToString(), out, certificate)
+        beside |= engines
     certificate = replace(certificate, rejected=tuple(objections(certificate)))
     beside[".md"] = _card(subject, shipping, certificate, out.name).encode()
     _write(out, model.SerializeToString(), beside, certificate)
@@ -204,7 +206,7 @@ def _subject(found_file: Path) -> Subject:
 
 def without_folders(text: str) -> str:
     """What names a space or data, without the folders of this machine: what is shipped tells nothing of them."""
-    return re.sub(r"^(\w+:)?.*/", r"\1", text)
+    return re.sub(r"^(\w+:)?.*/", r"\1", text.rstrip("/"))
 
 
 def _words(subject: Subject, shipping: Shipping) -> dict[str, str]:
@@ -288,14 +290,16 @@ def _as_mobile(
     mobile = to_mobile(model)
     images = as_array(subject.read(shipping)(subject.data.test.images[:COMPARED]))
     outputs, expected = (run_onnx(onnx_session(form), images) for form in (mobile.model, model))
-    apart = float(np.nan_to_num(np.abs(outputs - expected), nan=FARTHEST, posinf=FARTHEST).max())
+    apart = float(np.abs(numbers(outputs) - numbers(expected)).max())
     check = MobileCheck(apart, len(mobile.model), hashlib.sha256(mobile.model).hexdigest())
     files = {".ort": mobile.model, ".required_operators.config": mobile.operators.encode()}
     return replace(proof, mobile=check), files
 
 
-def _read_elsewhere(subject: Subject, shipping: Shipping, model: bytes, out: Path, proof: Certificate) -> Certificate:
-    """The certificate with what other readers make of the same file, held against torch.
+def _read_elsewhere(
+    subject: Subject, shipping: Shipping, model: bytes, out: Path, proof: Certificate
+) -> tuple[Certificate, dict[str, bytes]]:
+    """The certificate with what other readers make of the same file, held against torch; and engines compiled of it.
 
     In int8 they are held against the file's own operators: what quantizing changed is no fault of theirs.
     """
@@ -306,8 +310,13 @@ def _read_elsewhere(subject: Subject, shipping: Shipping, model: bytes, out: Pat
     else:
         with evaluating(subject.subnet):
             expected, most = subject.subnet(data.normalise(images)).numpy(), proof.tolerance.outputs * largest
-    checks = check_targets(model, as_read, expected, shipping.targets, most, Path(out.name))
-    return replace(proof, targets=checks)
+    engines: dict[str, bytes] = {}
+
+    def keep(target: str, engine: bytes) -> None:
+        engines[ENGINES[target]] = engine
+
+    checks = check_targets(model, as_read, expected, shipping.targets, most, Path(out.name), keep)
+    return replace(proof, targets=checks), engines
 
 
 def _card(subject: Subject, shipping: Shipping, proof: Certificate, name: str) -> str:

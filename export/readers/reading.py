@@ -5,8 +5,9 @@
 
 The JSON object holds the program's options. FOLDER/job.json says the names of the model's input and output, how many
 images it takes at once (`batch`), and whether that is open (`dynamic`). Written are FOLDER/outputs.npy (N, classes),
-where it computes anything, and FOLDER/result.json: `fell_back`, `size_bytes`, and `reason`, the words of whatever
-refused the model. What isn't installed ends a program with the status NOT_INSTALLED and the line that installs it.
+where it computes anything, FOLDER/compiled, where a compiler makes a file of its own, and FOLDER/result.json:
+`fell_back`, `size_bytes`, and `reason`, the words of whatever refused the model. What isn't installed ends a program
+with the status NOT_INSTALLED and the line that installs it.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 NOT_INSTALLED = 3
+COMPILED = "compiled"  # the file that a compiler leaves
 WORDS = 300  # characters of an error that are kept
 
 
@@ -41,6 +43,11 @@ class Job(NamedTuple):
     def model(self) -> Path:
         """The ONNX file."""
         return self.folder / "model.onnx"
+
+    @property
+    def compiled(self) -> Path:
+        """Where a compiler leaves what it made."""
+        return self.folder / COMPILED
 
     def images(self) -> NDArray[np.float32]:
         """All images (N, C, S, S)."""

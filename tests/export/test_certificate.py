@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from hwnas.errors import FaultError
-from hwnas.export import INT8, Certificate, Latency, certify, to_onnx
-from hwnas.export.certificate import compare_outputs, objections
+from hwnas.export import INT8, PLAIN, Certificate, Latency, certify, to_onnx
+from hwnas.export.certificate import MobileCheck, Tolerance, compare_outputs, objections
 from hwnas.export.intervals import binomial_interval
 from hwnas.export.running import onnx_session, run_onnx
 from hwnas.supernet import ChainSpace, Data, Supernet, TrainSettings, train
@@ -196,3 +196,24 @@ def test_a_fixed_batch_takes_any_number_of_images(subnet: nn.Module, digits: Dat
 )
 def test_the_binomial_interval_is_clopper_and_pearsons(right: int, count: int, low: float, high: float) -> None:
     assert binomial_interval(right / count, count) == pytest.approx((low, high), abs=1e-6)
+
+
+def test_what_the_export_alone_makes_no_number_is_a_difference(
+    supernet: Supernet, subnet: nn.Module, model: onnx.ModelProto, digits: Data
+) -> None:
+    """The network is sound, and the file is rejected as one that computes something else."""
+    broken = onnx.ModelProto()
+    broken.CopyFrom(model)
+    bias = next(tensor for tensor in broken.graph.initializer if tuple(tensor.dims) == (10,))
+    bias.CopyFrom(onnx.numpy_helper.from_array(np.full(10, np.nan, dtype=np.float32), bias.name))
+    proof = certify(supernet, ARCH, subnet, broken, digits, "", {}, {}, {})
+    assert proof.max_abs_diff >= 1e14
+    assert proof.rejected[0].startswith("outputs differ by 1e+15")
+
+
+@pytest.mark.parametrize(("precision", "tolerance", "most"), [("fp32", PLAIN, 1e-4), ("int8", INT8, 0.05)])
+def test_the_mobile_format_computes_what_the_file_does(precision: str, tolerance: Tolerance, most: float) -> None:
+    proof = replace(PROOF, precision=precision, tolerance=tolerance)
+    said = [list(objections(replace(proof, mobile=MobileCheck(apart * most, 1, "")))) for apart in (0.9, 1.1)]
+    assert said[0] == []
+    assert said[1] == [f"outputs of the mobile format differ by {1.1 * most:.2g}, more than {most:.2g}"]

@@ -239,3 +239,11 @@ def test_the_page_of_targets_tells_of_each() -> None:
     assert {name: told[name] for name in TARGETS} == {
         name: elsewhere.get(name, target.label) for name, target in TARGETS.items()
     }
+
+
+def test_what_a_compiler_makes_is_kept(tmp_path: Path) -> None:
+    words = "echo '{\"size_bytes\": 6}' > $3/result.json; printf engine > $3/compiled"
+    kept: dict[str, bytes] = {}
+    wanted = [Wanted("onnxruntime", stand_in(tmp_path, words))]
+    (check,) = check_targets(network(), IMAGES, RIGHT, wanted, TOLERANCE, keep=kept.__setitem__)
+    assert (check.size_bytes, kept) == (6, {"onnxruntime": b"engine"})

@@ -18,7 +18,7 @@ import pytest
 from hwnas.__main__ import run
 from hwnas.export.certificate import INT8
 from hwnas.report import page, read_inputs
-from hwnas.report.commands import exported, profiled, ranked
+from hwnas.report.commands import exported, profiled, ranked, searched
 from hwnas.report.html import Html, tag
 
 SECTIONS = {"front", "promises", "networks", "devices", "tables", "searches", "training", "ranking", "commands"}
@@ -218,3 +218,29 @@ def test_networks_are_named_as_short_as_tells_them_apart(made: Any, tmp_path: Pa
         (tmp_path / name).write_bytes((made.folder / "best-found.json").read_bytes())
     text = parts(tmp_path).text
     assert all(name in text for name in ("a/tuned", "b/tuned", " c "))
+
+
+def test_networks_are_side_by_side_for_each_device(made: Any, changed: Callable[..., Path]) -> None:
+    files = [changed("best-found.json"), changed("drawn-found.json", strategy="grid", limits={"pi5": 3.0})]
+    headings = [words for words in parts(*files).words if words.startswith("Found for")]
+    assert headings == ["Found for pixel8", "Found for pi5"]
+    assert not [words for words in parts(files[0]).words if words.startswith("Found for")]
+
+
+def test_a_search_is_told_as_it_was_asked_for(made: Any) -> None:
+    asked = {"budget": "10min", "evaluate": "train:3", "pareto": "pixel8,params", "device": "phone.toml", "verify": "5"}
+    said = searched(Path("found.json"), replace(made.best, asked=asked))
+    assert "--budget 10min --evaluate train:3 --pareto pixel8,params --device phone.toml --verify 5" in said
+    assert "--budget 20 " in searched(Path("found.json"), made.best)
+
+
+def test_a_page_of_the_user_s_is_not_written_over(
+    made: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "mine.html"
+    out.write_text("<title>my page</title>")
+    assert run(["report", str(made.folder), "--out", str(out)]) == 2
+    assert "mine.html would be overwritten, but it is no report of hwnas" in capsys.readouterr().err
+    out.unlink()
+    for _ in range(2):
+        assert run(["report", str(made.folder), "--out", str(out)]) == 0

@@ -17,7 +17,7 @@ from hwnas.latency import LatencyTable
 from hwnas.latency.calibration import Calibration
 from hwnas.latency.table import Entry
 from hwnas.report import Inputs, fields_of, networks_of, page, read_inputs
-from hwnas.report.summary import BROKEN, OPEN, cards
+from hwnas.report.summary import BROKEN, FREE, OPEN, cards, lead
 from hwnas.supernet import ChainSpace
 
 FILES = {
@@ -180,3 +180,37 @@ def test_a_table_of_what_the_space_has_become_is_not_of_the_networks_found_befor
     assert len(inputs.tables) == 2
     assert not any(field.evaluated for field in fields_of(inputs, networks_of(inputs)))
     assert "best" in page(inputs, "hwnas report results")
+
+
+def test_a_proof_is_of_the_search_that_promised_it(changed: Callable[..., Path], made: Any) -> None:
+    """The same network, found within the same limits without a table: what was promised elsewhere is not its own."""
+    limits = {"params": 1e6}
+    exact = {name: value for name, value in made.best.costs.items() if name != "pixel8"}
+    files = [changed("best.json", limits=limits)]
+    for name, other in (("best-found.json", {}), ("drawn-found.json", {"costs": exact, "intervals": {}})):
+        same = {"arch": made.best.arch, "description": made.best.description, "accuracy": made.best.accuracy}
+        files.append(changed(name, limits=limits, **same, **other))
+    inputs = read_inputs([*files, made.folder / "table0.json", made.folder / "run"])
+    found = {network.name: network for network in networks_of(inputs)}
+    assert (found["best"].proof is not None, found["drawn"].proof) == (True, None)
+    assert "<html" in page(inputs, "hwnas report")
+
+
+def test_without_a_limit_none_is_kept(changed: Callable[..., Path]) -> None:
+    file = changed("best.json", limits={}, within_limits=True)
+    assert state(file) == (FREE, "no limit was set")
+    inputs = read_inputs([file])
+    networks = networks_of(inputs)
+    assert lead(cards(inputs, networks, fields_of(inputs, networks))) == "1 network: 1 without a limit."
+
+
+def test_a_network_that_another_device_cannot_run_is_shown(
+    made: Any, tmp_path: Path, changed: Callable[..., Path]
+) -> None:
+    folder = Path(shutil.copytree(made.folder, tmp_path / "results"))
+    table = LatencyTable.load(folder / "table1.json")
+    layer = next(node.layer for node in table.space.graph(made.best.arch) if node.layer.op == "mbconv")
+    replace(table, rejected={layer: "no kernel"}).save(folder / "table1.json")
+    said = page(read_inputs([folder]), "hwnas report")
+    assert "Empty: it can" in said
+    assert "Empty: it can" not in page(read_inputs([made.folder]), "hwnas report")
