@@ -52,6 +52,6 @@ def _settings(kind: str, name: str, thing: Any) -> str:
 def space_toml(text: str) -> str:
     """A space made of stages as the TOML file that would define it."""
     space = load_space(text)
-    if not isinstance(space, ChainSpace):
+    if type(space) is not ChainSpace:
         raise InputError(f"{space} is written in Python: it has no TOML form")
     return to_toml(space.recipe)

@@ -21,7 +21,7 @@ def import_attribute(text: str, kind: type) -> Any:
     try:
         found = getattr(importlib.import_module(module), attribute)
         found = found() if callable(found) and not isinstance(found, kind) else found
-    except Exception as error:  # a user's module may raise anything
+    except (Exception, SystemExit) as error:  # a user's module may raise anything
         reason = f"{type(error).__name__}: {error}"
         raise InputError(f"cannot load {text} as a {kind.__name__}: {reason}") from error
     if not isinstance(found, kind):
@@ -39,6 +39,8 @@ def parse_settings(text: str, defaults: Mapping[str, Any], owner: str) -> dict[s
         key, equals, value = item.partition("=")
         if key not in defaults:
             raise unknown_name(f"setting of {owner}", key, defaults)
+        if key in settings:
+            raise InputError(f"{owner}: {key} is given twice: give it once")
         try:
             if not equals:
                 raise ValueError

@@ -113,7 +113,8 @@ def finetune(
 ) -> None:
     """Train a found network on, alone.
 
-    What is not given is as for the supernet, but that fine-tuning takes 2 epochs, on images as they are.
+    What is not given is as for the supernet, but that fine-tuning takes 2 epochs at half its rate, on images as they
+    are.
     """
     given = stated(locals())
     from .. import workflows
@@ -152,7 +153,7 @@ def rank(
     from .. import workflows
 
     with workflows.joined(accelerator) as ranks, bar("ranking") as progress:
-        found = workflows.rank(run, nets, truth, out, table, again, epochs, seed, progress, ranks)
+        found = workflows.rank(run, nets, truth, out, table, again, epochs, seed, progress, ranks, console.print)
     rows = Table("", "Kendall tau", "Spearman", f"at equal {found.cost}", "regret", title=f"{found.nets} networks")
     rankings = {
         "the supernet": found.supernet,

@@ -88,14 +88,15 @@ def steps_per_epoch(data: Data, settings: TrainSettings) -> int:
 
 
 def usual_workers(data: Data, settings: TrainSettings, ranks: Ranks) -> int:
-    """Processes that prepare images ahead where nobody says how many: none for images that lie in memory.
+    """Processes that prepare images ahead where nobody says how many: none for those in memory, but for RandAugment.
 
-    For files one where cores train, and beside a GPU as many as this process has cores, at most MOST_WORKERS; fewer
-    where the memory that they share with it (/dev/shm) is small. None where processes can't be forked safely: on other
-    systems than Linux, and in a process that may have no children.
+    For files, or to change images one by one, one where cores train, and beside a GPU as many as this process has
+    cores, at most MOST_WORKERS; fewer where the memory that they share with it (/dev/shm) is small. None where
+    processes can't be forked safely: on other systems than Linux, and in a process that may have no children.
     """
     images = data.train.images
-    if isinstance(images, torch.Tensor) or sys.platform != "linux" or multiprocessing.current_process().daemon:
+    ready = isinstance(images, torch.Tensor) and not settings.randaugment
+    if ready or sys.platform != "linux" or multiprocessing.current_process().daemon:
         return 0
     batch_bytes = settings.batch * math.prod(images.shape[1:])
     room = int(shutil.disk_usage(SHARED_MEMORY).free / 2 / (PREFETCHED * batch_bytes)) if SHARED_MEMORY.is_dir() else 0

@@ -135,7 +135,7 @@ def tell_tensorboard(run: Path, epoch: int, **values: float) -> None:
         from torch.utils.tensorboard import SummaryWriter
     except Exception:  # missing, or broken in one of many ways: no training ends for want of a picture
         return
-    with suppress(OSError), SummaryWriter(str(run / TENSORBOARD), purge_step=epoch) as writer:
+    with suppress(Exception), SummaryWriter(str(run / TENSORBOARD), purge_step=epoch) as writer:
         for name, value in values.items():
             writer.add_scalar(name, value, epoch)
 
@@ -144,6 +144,7 @@ def read_metrics(run: Path) -> list[dict[str, float]]:
     """The metrics of every epoch so far."""
     path = run / METRICS
     try:
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-    except ValueError as error:
+        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+        return [{**line, "epoch": int(line["epoch"])} for line in lines]
+    except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is damaged ({error}): remove it, the training does without") from error

@@ -44,6 +44,18 @@ class Ranking:
     regret: Figure | None
 
 
+@dataclass(frozen=True)
+class Difference:
+    """By how much the tau of one series is above that of another, over the same networks; with its interval.
+
+    Both judge the same networks, which makes it better known than either. `tau_in_bands` is None where no two networks
+    cost the same.
+    """
+
+    tau: Figure
+    tau_in_bands: Figure | None
+
+
 def kendall_tau(a: Floats, b: Floats) -> float:
     """Rank correlation of two series (n,), tau-b (https://doi.org/10.1093/biomet/33.3.239); 0 if one is constant."""
     return float(np.nan_to_num(stats.kendalltau(a, b).statistic))
@@ -55,18 +67,10 @@ def ranking(said: ArrayLike, truth: ArrayLike, costs: ArrayLike, seed: int = 0) 
     `costs` (n,) say which networks are alternatives to each other. Intervals are of networks drawn anew.
     """
     said_, true_, costs_ = (np.asarray(values, dtype=float) for values in (said, truth, costs))
-    n = len(true_)
-    signs = _signs(said_) * _signs(true_)  # (n, n): 1 where a pair is ordered alike
-    unlike = [np.abs(_signs(values)) for values in (said_, true_)]
+    n, compared = len(true_), _Pairs(said_, true_)
     ratio = costs_[:, None] / costs_[None, :]
     band = np.abs(ratio - 1) <= BAND  # (n, n): column j is the band of network j
-    near = np.maximum(ratio, 1 / ratio) <= (1 + BAND) / (1 - BAND)  # together in some band
-
-    def tau(times: Floats, among: NDArray[np.bool_]) -> float:  # networks taken so many times (n,)
-        if not times @ (among & ~np.eye(n, dtype=bool)) @ times:
-            return float("nan")  # none of them is an alternative to another
-        differ = [times @ (each * among) @ times for each in unlike]
-        return float(np.nan_to_num(times @ (signs * among) @ times / np.sqrt(differ[0] * differ[1])))
+    near = _near(costs_)
 
     def spearman(times: Floats) -> float:
         rows = np.repeat(np.arange(n), times.astype(int))
@@ -80,17 +84,56 @@ def ranking(said: ArrayLike, truth: ArrayLike, costs: ArrayLike, seed: int = 0) 
         rows = (times > 0) & (there.sum(axis=0) > 1)  # whose band has a choice
         return float(np.average((best - true_[chosen])[rows], weights=times[rows])) if rows.any() else float("nan")
 
-    draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), DRAWS).astype(float)
-    pairs = int((near.sum() - n) // 2)
+    draws, pairs = _draws(n, seed), int((near.sum() - n) // 2)
     with np.errstate(invalid="ignore", divide="ignore"):
         return Ranking(
             nets=n,
-            tau=_figure(lambda times: tau(times, np.ones_like(near)), draws),
+            tau=_figure(lambda times: compared.tau(times, np.ones_like(near)), draws),
             spearman=_figure(spearman, draws),
             pairs_in_bands=pairs,
-            tau_in_bands=_figure(lambda times: tau(times, near), draws) if pairs else None,
+            tau_in_bands=_figure(lambda times: compared.tau(times, near), draws) if pairs else None,
             regret=_figure(regret, draws) if (band.sum(axis=0) > 1).any() else None,
         )
+
+
+def difference(said: ArrayLike, other: ArrayLike, truth: ArrayLike, costs: ArrayLike, seed: int = 0) -> Difference:
+    """By how much better what is `said` (n,) ranks networks than what `other` (n,) says, as `ranking` has it."""
+    said_, other_, true_, costs_ = (np.asarray(values, dtype=float) for values in (said, other, truth, costs))
+    one, two, near = _Pairs(said_, true_), _Pairs(other_, true_), _near(costs_)
+    draws, everywhere = _draws(len(true_), seed), np.ones_like(near)
+
+    def above(among: NDArray[np.bool_]) -> Figure:
+        return _figure(lambda times: one.tau(times, among) - two.tau(times, among), draws)
+
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return Difference(above(everywhere), above(near) if near.sum() > len(true_) else None)
+
+
+class _Pairs:
+    """Of each two networks whether they are ordered alike by what is said of them (n,) and by the truth (n,)."""
+
+    def __init__(self, said: Floats, truth: Floats) -> None:
+        self.alike = _signs(said) * _signs(truth)  # (n, n): 1 alike, -1 not, 0 a tie
+        self.apart = [np.abs(_signs(values)) for values in (said, truth)]
+
+    def tau(self, times: Floats, among: NDArray[np.bool_]) -> float:
+        """Kendall's tau-b of networks taken so many times (n,), over the pairs `among` (n, n)."""
+        if not times @ (among & ~np.eye(len(times), dtype=bool)) @ times:
+            return float("nan")  # none of them is an alternative to another
+        apart = [times @ (each * among) @ times for each in self.apart]
+        return float(np.nan_to_num(times @ (self.alike * among) @ times / np.sqrt(apart[0] * apart[1])))
+
+
+def _near(costs: Floats) -> NDArray[np.bool_]:
+    """Which two networks (n, n) are together in some band."""
+    ratio = costs[:, None] / costs[None, :]
+    near: NDArray[np.bool_] = np.maximum(ratio, 1 / ratio) <= (1 + BAND) / (1 - BAND)
+    return near
+
+
+def _draws(n: int, seed: int) -> Floats:
+    """How often each of n networks is taken (draws, n) where they are drawn anew."""
+    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), DRAWS).astype(float)
 
 
 def _signs(values: Floats) -> Floats:

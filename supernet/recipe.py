@@ -94,6 +94,13 @@ class Recipe:
             sizes += [("stride", stage.stride), *(("width", width) for width in stage.widths)]
             sizes += [("depth", depth) for depth in stage.depths]
             params += [(name, value) for c in stage.options for name, values in c.params for value in values]
+        listed = [("size", self.sizes)]
+        for stage in self.stages:
+            listed += [("width", stage.widths), ("depth", stage.depths)]
+        for name, values in listed:
+            if len(set(values)) < len(values):
+                twice = next(value for value in values if values.count(value) > 1)
+                raise InputError(f"{name} {twice} is listed twice: an option must be given once")
         for name, number in sizes:
             if number < 1:
                 raise InputError(f"{name} is {number}; it must be at least 1")

@@ -31,7 +31,7 @@ IMAGE_SUFFIXES = {".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".pp
 LEFT_BY_SYSTEMS = {"thumbs.db", "desktop.ini"}  # in folders that are looked at; hidden files are left out, too
 UNSIGNED_BYTES = b"\0\0\x08"  # how such idx files begin
 SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
-"""The names that the folders of a split may have."""
+"""The names that the folders of a split may have, in any case, also as `test_set`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +127,8 @@ def _torchvision(dataset: Callable[..., Any], data_dir: Path | None, remedy: str
             shutil.rmtree(root, ignore_errors=True)
         if isinstance(error, OSError) and error.errno in NO_ROOM:
             raise write_fault(root, error) from error
-        raise InputError(f"{name} is not in {root} and can't be downloaded ({error}): {remedy}") from error
+        left = f", having removed what a download left in {root}" if root.exists() else ""
+        raise InputError(f"{name} is not in {root} and can't be downloaded ({error}): {remedy}{left}") from error
     train, test = (_as_split(np.asarray(part.data), part.targets) for part in parts)
     return Source(train, test, tuple(parts[0].classes), flip=True, val_fraction=val_fraction)
 
@@ -146,7 +147,7 @@ def folder(path: Path, size_px: int) -> Source:
     needed.
     """
     if not path.is_dir():
-        raise InputError(f"there is no folder {path}")
+        raise InputError(f"there is no folder {path}: name the one in which the images lie")
     places = _places(path)
     classes = _class_names(places["train"])
     for place in places.values():
@@ -159,13 +160,18 @@ def folder(path: Path, size_px: int) -> Source:
 
 
 def _places(path: Path) -> dict[str, Path]:
-    """The folder of each split; of all images where there is none for training."""
-    found = {part: [path / name for name in names if (path / name).is_dir()] for part, names in SPLITS.items()}
-    for folders in found.values():
-        if len(folders) > 1:
-            raise InputError(f"{folders[0]} and {folders[1]} are the same split: remove or rename one")
-    places = {part: folders[0] for part, folders in found.items() if folders}
-    return places if "train" in places else {"train": path}
+    """The folder of each split; of all images where there is none of any."""
+    places: dict[str, Path] = {}
+    for name in _sub_folders(path):
+        plain = name.casefold().replace("-", "_").removesuffix("_set")
+        for part in (part for part, names in SPLITS.items() if plain in names):
+            if part in places:
+                raise InputError(f"{places[part]} and {path / name} are the same split: remove or rename one")
+            places[part] = path / name
+    if places and "train" not in places:
+        other = next(iter(places.values()))
+        raise InputError(f"{other} is there without {path / 'train'}: add that, or rename it if it is a class")
+    return places or {"train": path}
 
 
 def _sub_folders(path: Path) -> list[str]:
@@ -184,7 +190,8 @@ def _read_folders(places: Mapping[str, Path], classes: tuple[str, ...], size_px:
     listed = {part: _listed(place, classes) for part, place in places.items()}
     files = [file for found in listed.values() for file, _ in found]
     if len(files) * 3 * size_px**2 > IN_MEMORY:
-        channels = 1 if all(is_grey(file) for file in files) else 3
+        grey = [is_grey(file) for file in files]  # at least the header of each is read
+        channels = 1 if all(grey) else 3
         return {
             part: Split(Pictures(tuple(file for file, _ in found), size_px, channels), _labels(found))
             for part, found in listed.items()

@@ -208,7 +208,7 @@ def _built_in(name: str, settings: str) -> Recipe:
 
 def space_record(space: SearchSpace) -> dict[str, Any]:
     """What a file keeps of a space, so that it is found again: its text, its recipe and its fingerprint."""
-    recipe = to_toml(space.recipe) if isinstance(space, ChainSpace) else None
+    recipe = to_toml(space.recipe) if type(space) is ChainSpace else None  # a class of its own has code, too
     if recipe is None and not space.spec:
         raise InputError(
             f"{space} has no name by which a file could find it: load it as load_space('module:attribute')"

@@ -84,6 +84,10 @@ BAD = {  # what is typed: what the one line must contain
         f"train --space {SPACE} --data fashion-mnist --data-dir no --out new",
         ["not in no ", "--data-dir"],
     ),
+    "data folder twice": (
+        f"train --space {SPACE} --data folder:cats --data-dir dogs --out new",
+        ["--data-dir dogs is for built-in data", "folder:cats"],
+    ),
     "sampling": (f"{TRAIN} --sampling unifrom", ["'unifrom'", "mean uniform"]),
     "sharing": (f"{TRAIN} --sharing block", ["'block'", "mean blocks"]),
     "epochs": (f"{TRAIN} --epochs 0", ["epochs=0", "positive"]),

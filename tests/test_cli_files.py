@@ -90,3 +90,27 @@ BAD = {  # what is typed: what the one line must contain
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input_is_one_line_with_the_value_and_a_remedy(name: str, made: Path, refused: Refused) -> None:
     refused(made, *BAD[name])
+
+
+def test_what_else_is_called_run_json_is_not_written_over(tmp_path: Path, refused: Refused) -> None:
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "run.json").write_text('{"mine": 1}')
+    refused(tmp_path, f"{TRAIN} new", ["new/run.json", "no run file"])
+
+
+def test_a_history_of_something_else_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    history = tmp_path / "new" / "metrics.jsonl"
+    history.parent.mkdir()
+    history.write_text('{"step": 1}\n')
+    assert run([*TRAIN.split(), str(history.parent)]) == 2
+    assert f"{history} is damaged" in capsys.readouterr().err
+    assert history.read_text() == '{"step": 1}\n'
+
+
+def test_a_folder_may_be_called_as_a_space_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "vgg").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert run(["profile", "--space", "vgg", "--device", "nowhere.toml", "--out", "table.json"]) == 2
+    assert "nowhere.toml" in capsys.readouterr().err

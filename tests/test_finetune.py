@@ -78,7 +78,8 @@ def test_from_scratch_forgets_the_inherited_weights(
 ) -> None:
     supernet = load_run(Path(Found.load(found).run))
     workflows.finetune(found, tmp_path / "tuned", changes={"epochs": 1})
-    assert load_run(tmp_path / "tuned").train == {**supernet.train, "epochs": 1, "augment": False}
+    half = supernet.train["lr"] / 2
+    assert load_run(tmp_path / "tuned").train == {**supernet.train, "epochs": 1, "augment": False, "lr": half}
     with monkeypatch.context() as patch:
         patch.setattr(Supernet, "inherit", lambda *_: pytest.fail("weights were inherited"))
         for source in (found, tmp_path / "tuned" / "found.json"):  # the supernet's settings, whoever trained last

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from ..supernet import (
 from ..supernet.checkpoint import METRICS, RUN, read_metrics, weights_fingerprint
 from ..supernet.data import data_record
 from ..supernet.metrics import METRICS as KNOWN_METRICS
+from ..supernet.spaces import SPACES
 
 
 def last_metrics(run: Run) -> dict[str, float]:
@@ -36,8 +38,19 @@ def last_metrics(run: Run) -> dict[str, float]:
 
 def space_of(text: str) -> SearchSpace:
     """The space that a SPACE or the folder of a RUN names."""
-    is_run = Path(text).is_dir() or ("/" in text and not text.endswith(".toml"))
+    path = Path(text)
+    is_run = (path / RUN).is_file() or (path.is_dir() and text not in SPACES)  # a folder may be called as a space is
+    is_run |= "/" in text and not text.endswith(".toml")
     return load_run(Path(text)).load_space() if is_run else load_space(text)
+
+
+def check_finished(run: Run, note: Callable[[str], None]) -> None:
+    """Note that a run's training has not come to its end, where its history tells."""
+    history, wanted = read_metrics(run.folder), run.train["epochs"]
+    if history and (done := int(history[-1]["epoch"])) < wanted:
+        note(
+            f"{run.folder} has been trained for {done} of {wanted} epochs: what is found in it is void once it goes on"
+        )
 
 
 def run_data(run: Run, space: SearchSpace, folder: Path | None = None) -> Data:

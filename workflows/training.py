@@ -12,6 +12,7 @@ import torch
 
 from ..errors import FaultError, InputError, unknown_name
 from ..files import check_target, exclusive
+from ..names import is_attribute
 from ..progress import Progress, silent, unheard
 from ..search.found import Found
 from ..supernet import Data, Run, SearchSpace, Supernet, TrainSettings, load_data, load_run, load_space
@@ -55,7 +56,7 @@ def train(
     check_target(out / RUN)
     settings, loaded = replace(settings, teacher=resolved_teacher(settings.teacher)), load_space(space)
     with ranks.first_alone():
-        images = load_data(resolved(data), loaded, settings.seed, data_dir)
+        images = load_data(resolved(data, data_dir), loaded, settings.seed, data_dir)
     torch.manual_seed(settings.seed)
     supernet = Supernet(loaded, sharing)
     with ranks.first_alone() if init_from else nullcontext():
@@ -95,6 +96,8 @@ def train_run(
 
     Another process at work there is an error, or with `wait` waited for.
     """
+    if ranks.first and not (run.folder / CHECKPOINT).exists():
+        check_target(run.folder / RUN, "run")
     steps_per_epoch(data, settings)
     check_settings(settings, data, ranks)
     with ranks.first_alone() if settings.teacher else nullcontext():
@@ -123,8 +126,13 @@ def train_run(
             ) from error
 
 
-def resolved(data: str) -> str:
-    """DATA with a folder's whole path, so that it is found again from elsewhere."""
+def resolved(data: str, data_dir: Path | None) -> str:
+    """DATA with a folder's whole path, so that it is found again from elsewhere.
+
+    InputError where `data_dir` is given for data that say themselves where they are.
+    """
+    if data_dir is not None and (data.startswith("folder:") or is_attribute(data)):
+        raise InputError(f"--data-dir {data_dir} is for built-in data: {data} says itself where it is, leave it out")
     return f"folder:{Path(data.removeprefix('folder:')).resolve()}" if data.startswith("folder:") else data
 
 
@@ -143,7 +151,8 @@ def finetune(
     """Train the one network of a FOUND.json on, or `from_scratch`, into the folder `out`; writes found.json there.
 
     `changes` are fields of `TrainSettings`; what is not among them is as in the training of the supernet, the split of
-    the data always. Fine-tuning takes few epochs, on images that are not augmented; on other data without the teacher.
+    the data always. Fine-tuning takes few epochs at half the learning rate, on images that are not augmented; on other
+    data without the teacher.
     """
     check_target(out / RUN)
     check_target(out / FOUND, "found")
@@ -172,7 +181,7 @@ def finetune_data(origin: Run, space: SearchSpace, data: str | None, folder: Pat
     where = str(folder.resolve()) if folder else None
     if data is None:
         return run_data(origin, space, folder), where or origin.data_dir
-    return load_data(resolved(data), space, origin.train["seed"], folder), where
+    return load_data(resolved(data, folder), space, origin.train["seed"], folder), where
 
 
 def supernet_settings(origin: Run) -> dict[str, Any]:
@@ -184,7 +193,7 @@ def supernet_settings(origin: Run) -> dict[str, Any]:
 def finetune_settings(
     origin: Run, from_scratch: bool, other_data: bool, changes: Mapping[str, Any], ranks: Ranks
 ) -> TrainSettings:
-    """The supernet's settings, for fine-tuning fewer epochs on images as they are, with `changes`.
+    """The supernet's settings, for fine-tuning fewer epochs on images as they are at half the rate, with `changes`.
 
     A batch has as many parts as it had, or one for each rank where those can't share them.
     """
@@ -195,7 +204,8 @@ def finetune_settings(
             raise unknown_name("setting of a fine-tuning", name, known)
     usual: dict[str, Any] = {}
     if not from_scratch:
-        usual |= {"epochs": FINETUNE_EPOCHS, "augment": False} | dict.fromkeys(CHANGES_OF_IMAGES, 0)
+        usual |= {"epochs": FINETUNE_EPOCHS, "augment": False, "lr": before["lr"] / 2}  # what is trained needs less
+        usual |= dict.fromkeys(CHANGES_OF_IMAGES, 0)
     if other_data:
         usual["teacher"] = ""
     if before.get("accumulate", 1) % ranks.world:

@@ -229,6 +229,7 @@ def test_files_are_read_ahead_without_being_asked_for(
         assert usual_workers(files, PLAIN, gpu) == expected
         assert usual_workers(files, PLAIN, Ranks()) == 1
         assert usual_workers(memory, PLAIN, gpu) == usual_workers(memory, PLAIN, Ranks()) == 0
+        assert usual_workers(memory, replace(PLAIN, randaugment=9), gpu) == expected  # each image by itself
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
     batch = PLAIN.batch * 16 * 16  # bytes

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from hwnas.supernet.ranking import BAND, ranking
+from hwnas.supernet.ranking import BAND, difference, ranking
 
 
 def networks(n: int, noise: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -104,3 +104,24 @@ def test_intervals_are_numbers_where_draws_leave_bands_empty() -> None:
     found = ranking(rng.normal(size=20), rng.normal(size=20), costs)
     assert found.regret is not None
     assert 0 <= found.regret.low <= found.regret.value <= found.regret.high
+
+
+def test_a_difference_is_that_of_two_rankings() -> None:
+    costs, truth, said = networks(60, 0.01)
+    other = said + np.random.default_rng(9).normal(0, 0.005, 60)
+    one, two = ranking(said, truth, costs), ranking(other, truth, costs)
+    found = difference(said, other, truth, costs)
+    assert found.tau.value == pytest.approx(one.tau.value - two.tau.value)
+    assert found.tau_in_bands is not None
+    assert one.tau_in_bands is not None
+    assert two.tau_in_bands is not None
+    assert found.tau_in_bands.value == pytest.approx(one.tau_in_bands.value - two.tau_in_bands.value)
+    assert found.tau.low <= found.tau.value <= found.tau.high
+    assert found.tau.high - found.tau.low < one.tau.high - one.tau.low  # both err on the same networks
+
+
+def test_between_what_says_the_same_there_is_no_difference() -> None:
+    costs, truth, said = networks(30, 0.01)
+    found = difference(said, 2 * said, truth, costs)
+    assert (found.tau.value, found.tau.low, found.tau.high) == (0, 0, 0)
+    assert difference([1.0, 2.0, 3.0], [3.0, 2.0, 1.0], [1.0, 2.0, 3.0], [1.0, 2.0, 4.0]).tau_in_bands is None

@@ -166,3 +166,10 @@ def test_the_fingerprint_knows_the_blocks_code(monkeypatch: pytest.MonkeyPatch) 
     assert load_space(ELASTIC).fingerprint() == before
     monkeypatch.setitem(ACTIVATIONS, "relu", torch.nn.SiLU)
     assert load_space(ELASTIC).fingerprint() != before
+
+
+@pytest.mark.parametrize("settings", ["widths=16+16-24,depths=1-1", "widths=16-24,depths=2+2-1", "size=32-32"])
+def test_an_option_must_be_given_once(settings: str) -> None:
+    """Else the space would be recorded as a TOML file that is none."""
+    with pytest.raises(InputError, match="is listed twice"):
+        load_space(f"mobilenet:channels=1,{settings}")

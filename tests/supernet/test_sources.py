@@ -255,3 +255,27 @@ def test_built_in_data_are_checked_too(labels: np.ndarray, kind: int, words: str
         idx(tmp_path / f"{part}-labels-idx1-ubyte.gz", labels, kind)
     with pytest.raises(InputError, match=words):
         load_source("fashion-mnist", 28, tmp_path)
+
+
+def test_splits_are_known_in_any_case_and_as_sets(tmp_path: Path) -> None:
+    for part, count in (("Train", 6), ("Test_Set", 2)):
+        picture_folder(tmp_path / part, count=count)
+    source = load_source(f"folder:{tmp_path}", 8, None)
+    assert (source.classes, len(source.train), len(source.test)) == (("cat", "dog"), 12, 4)
+
+
+def test_a_test_set_without_a_training_set_is_no_class(tmp_path: Path) -> None:
+    picture_folder(tmp_path / "test")
+    picture_folder(tmp_path / "images")
+    with pytest.raises(InputError, match=r"test is there without .*train: add that, or rename it if it is a class"):
+        load_source(f"folder:{tmp_path}", 8, None)
+
+
+def test_a_broken_header_in_a_large_folder_is_met_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also behind a picture that is in colour already, and among images of the test."""
+    monkeypatch.setattr(sources, "IN_MEMORY", 0)
+    for part in ("train", "test"):
+        picture_folder(tmp_path / part)
+    (tmp_path / "test" / "dog" / "9.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match=r"test/dog/9\.png is not a readable image"):
+        load_source(f"folder:{tmp_path}", 8, None)

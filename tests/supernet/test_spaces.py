@@ -10,8 +10,10 @@ import pytest
 
 from hwnas.errors import InputError
 from hwnas.latency import flops, params
+from hwnas.listing import space_toml
 from hwnas.supernet import SPACES, ChainSpace, SearchSpace, load_space
 from hwnas.supernet.recipe import Block
+from hwnas.supernet.spaces import recorded_space, space_record
 
 TWENTY = Path(__file__).parents[1] / "data" / "nas_bench_macro_20.csv"
 
@@ -135,3 +137,38 @@ def test_nas_bench_macro_has_all_its_published_costs() -> None:
     space, rows = load_space("nas-bench-macro"), published(Path(os.environ["HWNAS_BENCH_DATA"]) / "nas_bench_macro.csv")
     assert [(arch, params(space, arch), flops(space, arch)) for arch, *_ in rows] == rows
     assert len(rows) == space.size() == 6561
+
+
+OWN_CHAIN = """
+from hwnas.supernet import ChainSpace, load_space
+
+class Own(ChainSpace):
+    def canonical(self, arch):
+        return (0, *super().canonical(arch)[1:])
+
+def small():
+    return Own(load_space("vgg:size=16,channels=1,classes=3,widths=4-8,depths=1-1,head=8").recipe, "")
+"""
+
+
+def test_a_chain_with_code_of_its_own_is_recorded_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_chain.py").write_text(OWN_CHAIN)
+    monkeypatch.syspath_prepend(tmp_path)
+    space = load_space("own_chain:small")
+    again = recorded_space(space_record(space), "run.json")
+    assert type(again).__name__ == "Own"
+    assert again.canonical((2, 1)) == (0, 1)
+    with pytest.raises(InputError, match="written in Python"):
+        space_toml("own_chain:small")
+
+
+def test_a_setting_is_given_once() -> None:
+    with pytest.raises(InputError, match="mobilenet: size is given twice"):
+        load_space("mobilenet:size=32,size=64")
+
+
+def test_a_module_that_ends_the_program_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "leaves.py").write_text("import sys\nsys.exit(0)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError, match="cannot load leaves:space"):
+        load_space("leaves:space")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -359,3 +361,19 @@ def test_a_space_that_changed_since_is_named(tiny: ChainSpace, tmp_path: Path) -
     Run(tmp_path, record, {"spec": "digits"}, None, "entangled", {}).save()
     with pytest.raises(MismatchError, match=r"0123456789abcdef, now .*: make it anew"):
         load_supernet(tmp_path)
+
+
+def test_only_the_gradients_of_the_path_in_use_are_exchanged(tiny: ChainSpace, digits: Data, tmp_path: Path) -> None:
+    told: list[int] = []
+
+    class Listening(Ranks):
+        def sum_(self, tensors: Sequence[torch.Tensor]) -> None:
+            told.append(sum(tensor.numel() for tensor in tensors))
+
+    supernet, settings = new(tiny), replace(SETTINGS, epochs=1)
+    path = SAMPLING["uniform"](tiny, settings.seed, 0)[0].arch
+    F.cross_entropy(supernet.train()(torch.randn(4, 1, 16, 16), path), torch.arange(4)).backward()
+    used = sum(weight.numel() for weight in supernet.parameters() if weight.grad is not None)
+    assert used < sum(weight.numel() for weight in supernet.parameters())
+    train(new(tiny), small(digits), settings, tmp_path, ranks=Listening())
+    assert told[0] == used
