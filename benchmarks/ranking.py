@@ -18,7 +18,7 @@ import json
 import os
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
 from multiprocessing import get_context
@@ -34,13 +34,13 @@ import torch
 from graphs import trained_at_once
 
 from hwnas import workflows
-from hwnas.files import write_bytes
+from hwnas.files import digest, write_bytes
 from hwnas.latency import analytic_cost, spread
 from hwnas.progress import silent
 from hwnas.supernet import Run, SearchSpace, TrainSettings, load_data, load_run, load_space
 from hwnas.supernet.checkpoint import read_metrics
 from hwnas.supernet.data import data_record
-from hwnas.supernet.ranking import DRAWS, kendall_tau
+from hwnas.supernet.ranking import difference
 from hwnas.supernet.ranks import CPU
 from hwnas.supernet.space import Arch
 from hwnas.supernet.spaces import space_record
@@ -74,7 +74,8 @@ def main() -> None:
     jobs = [(options.out, options.truth, rule, sharing, options.minutes, options.data_dir) for rule, sharing in ways]
     with ProcessPoolExecutor(options.workers, get_context("spawn"), max_tasks_per_child=1) as pool:
         found = list(pool.map(ranked, *zip(*jobs, strict=True)))
-    print("\n".join(table(found)))
+    again = pd.read_csv(options.truth, dtype={"arch": str}).set_index("arch").get("again", pd.Series(dtype=float))
+    print("\n".join(table(found, again.dropna().to_dict())))
 
 
 def make_truth(options: argparse.Namespace) -> None:
@@ -144,6 +145,7 @@ def ranked(out: Path, truth: Path, rule: str, sharing: str, minutes: float, data
     """A supernet trained for so many minutes by a rule, and how it ranks the networks of the truth."""
     name = f"{rule}-{sharing}"
     file = out / f"{name}.json"
+    asked = {"minutes": minutes, "truth": digest(truth.read_bytes()), "settings": asdict(SETTINGS)}
     if not file.is_file():
         settings = replace(SETTINGS, sampling=rule, epochs=PROBE_EPOCHS)
         probe = out / f"{name}-probe"
@@ -157,55 +159,54 @@ def ranked(out: Path, truth: Path, rule: str, sharing: str, minutes: float, data
         )
         report = workflows.rank(run, truth=truth)
         spent = sum(line["seconds"] for line in read_metrics(run))
-        write_bytes(file, json.dumps({**asdict(report), "epochs": epochs, "minutes": spent / 60}).encode())
+        made = {**asdict(report), "epochs": epochs, "minutes": spent / 60, "asked": asked}
+        write_bytes(file, json.dumps(made).encode())
     found: dict[str, Any] = {"rule": rule, "sharing": sharing, **json.loads(file.read_text())}
+    if found.get("asked", asked) != asked:  # of before: not written yet
+        sys.exit(f"{file} was made from another truth, or in another time: name another --out")
     print(f"{name}: tau {found['supernet']['tau']['value']:.3f}", file=sys.stderr, flush=True)
     return found
 
 
-def table(found: Sequence[dict[str, Any]]) -> list[str]:
-    """One row per way, then what all of them are held against."""
+def table(found: Sequence[dict[str, Any]], again: Mapping[str, float]) -> list[str]:
+    """One row per way, then what all of them are held against: `again` is what some networks reached a second time."""
     lines = [
-        "| training | sharing | epochs, minutes | Kendall tau | above the first | at equal flops | regret "
-        "| best network |",
-        "|---|---|---|---|---|---|---|---|",
+        "| training | sharing | epochs, minutes | Kendall tau | above the first | at equal flops | above the first "
+        "| regret | best network |",
+        "|---" * 9 + "|",
     ]
+    first = found[0]
     for one in found:
         best, took = max(net["inherited"] for net in one["networks"]), f"{one['epochs']}, {one['minutes']:.0f}"
-        above = "" if one is found[0] else written(above_tau(one, found[0]))
-        lines.append(f"| {one['rule']} | {one['sharing']} | {took} | {words(one['supernet'], above)} | {best:.1%} |")
-    for name, key in (
-        ("batch norms not re-estimated (of the first)", "without_bn"),
-        ("size alone", "flops"),
-        ("alone again: the ceiling", "ceiling"),
-    ):
-        if found[0][key]:
-            lines.append(f"| {name} |  |  | {words(found[0][key])} |  |")
-    return lines
+        apart = {} if one is first else above(series(one, "inherited"), first)
+        lines.append(f"| {one['rule']} | {one['sharing']} | {took} | {words(one['supernet'], apart)} | {best:.1%} |")
+    for name, key in (("batch norms not re-estimated (of the first)", "without_bn"), ("size alone", "flops")):
+        lines.append(f"| {name} |  |  | {words(first[key], above(series(first, key), first))} |  |")
+    if first["ceiling"]:
+        repeated = {tuple(map(int, genes.split("-"))): value for genes, value in again.items()}
+        lines.append(f"| alone again: the ceiling |  |  | {words(first['ceiling'], above(repeated, first))} |  |")
+    return [*lines, "", f"pairs of networks at equal flops: {first['supernet']['pairs_in_bands']}"]
 
 
-def above_tau(one: dict[str, Any], other: dict[str, Any]) -> dict[str, float]:
-    """By how much one way's tau is above another's, with its 95 % interval over the same networks drawn anew.
+def series(one: dict[str, Any], key: str) -> dict[Arch, float]:
+    """What one way of training says of each network."""
+    return {tuple(net["arch"]): net[key] for net in one["networks"]}
 
-    Both judge the same networks: that difference is known better than either tau.
-    """
-    if [net["arch"] for net in one["networks"]] != [net["arch"] for net in other["networks"]]:
+
+def above(said: Mapping[Arch, float], first: dict[str, Any]) -> dict[str, Any]:
+    """By how much something ranks the networks of which it is `said` better than the first way does: the same ones."""
+    nets = [net for net in first["networks"] if tuple(net["arch"]) in said]
+    if len(nets) < len(said):
         sys.exit("these supernets were ranked against another truth: name another --out")
-    truth, *said = (
-        np.array([net[key] for net in way["networks"]])
-        for way, key in ((one, "accuracy"), (one, "inherited"), (other, "inherited"))
-    )
-    draws = np.random.default_rng(0).integers(len(truth), size=(DRAWS, len(truth)))
-    rows = [np.arange(len(truth)), *draws]
-    value, *drawn = (kendall_tau(said[0][r], truth[r]) - kendall_tau(said[1][r], truth[r]) for r in rows)
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return {"value": value, "low": float(low), "high": float(high)}
+    truth, inherited, costs = (np.array([net[key] for net in nets]) for key in ("accuracy", "inherited", "cost"))
+    return asdict(difference([said[tuple(net["arch"])] for net in nets], inherited, truth, costs))
 
 
-def words(ranking: dict[str, Any], above: str = "") -> str:
-    """The figures of a ranking, each with its interval, and after the first how far it is above another's."""
-    tau, *figures = (ranking["tau"], ranking["tau_in_bands"], ranking["regret"])
-    return " | ".join([written(tau), above, *map(written, figures)])
+def words(ranking: dict[str, Any], apart: dict[str, Any]) -> str:
+    """The figures of a ranking, each with its interval, and after both taus how far they are above another's."""
+    figures = [written(ranking["tau"]), written(apart.get("tau"))]
+    figures += [written(ranking["tau_in_bands"]), written(apart.get("tau_in_bands")), written(ranking["regret"])]
+    return " | ".join(figures)
 
 
 def written(figure: dict[str, float] | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -191,7 +192,9 @@ def test_the_command_prints_what_is_compared(folder: Path, tmp_path: Path, capsy
     assert "give either --nets" in capsys.readouterr().err
 
 
-def test_files_of_the_user_s_are_not_written_over(folder: Path, tmp_path: Path) -> None:
+def test_files_of_the_user_s_are_not_written_over(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     archs = networks(load_space(SPACE), 5)
     truth = table(tmp_path / "mine.truth.csv", archs, accuracy=[0.1, 0.2, 0.3, 0.4, 0.5], minutes=[1.0] * 5)
     before = truth.read_bytes()
@@ -202,3 +205,66 @@ def test_files_of_the_user_s_are_not_written_over(folder: Path, tmp_path: Path) 
         workflows.rank(folder, truth=truth, out=tmp_path / "other.json")
     with pytest.raises(InputError, match=r"mine\.png is no name for a ranking"):
         workflows.rank(folder, truth=truth, out=tmp_path / "mine.png")
+    other = table(tmp_path / "another.csv", archs, accuracy=[0.5, 0.4, 0.3, 0.2, 0.1])
+    with pytest.raises(InputError, match=r"mine\.truth\.csv is there already, and not of a ranking"):
+        workflows.rank(folder, truth=other, out=tmp_path / "mine.json")
+    monkeypatch.chdir(tmp_path)  # the same file by another name
+    workflows.rank(folder, truth=Path("mine.truth.csv"), out=tmp_path / "mine.json")
+    assert truth.read_bytes() == before
+
+
+def test_a_ranking_that_was_cut_short_is_written_again(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archs = networks(load_space(SPACE), 5)
+    truth = table(tmp_path / "truth.csv", archs, accuracy=[0.1, 0.2, 0.3, 0.4, 0.5])
+    with monkeypatch.context() as patch:
+        patch.setattr(ranking_workflow, "save_chart", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            workflows.rank(folder, truth=truth, out=tmp_path / "rank.json")
+    workflows.rank(folder, truth=truth, out=tmp_path / "rank.json")
+    assert (tmp_path / "rank.png").is_file()
+
+
+def interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"truth": Path("t.csv"), "again": 3}, "leave them out with --truth"),
+        ({"truth": Path("t.csv"), "epochs": 3}, "leave them out with --truth"),
+        ({"nets": 5, "again": 2}, "--again 2 tells no ceiling: give at least 3, or 0"),
+    ],
+)
+def test_what_would_be_of_no_use_is_refused(folder: Path, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        workflows.rank(folder, **options)
+
+
+def test_what_puts_out_no_numbers_ranks_last(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archs = networks(load_space(SPACE), 5)
+    truth = table(tmp_path / "truth.csv", archs, accuracy=[0.1, 0.2, 0.3, 0.4, 0.5])
+    values = iter([0.3, float("nan"), 0.1, 0.2, 0.4])
+    monkeypatch.setattr(ranking_workflow, "accuracy", lambda *_: next(values))
+    workflows.rank(folder, truth=truth, out=tmp_path / "rank.json")
+    written = json.loads((tmp_path / "rank.json").read_text())["networks"]
+    assert [network["without_bn"] for network in written] == [0.3, 0.1, 0.1, 0.2, 0.4]
+
+
+def test_a_training_that_has_not_come_to_its_end_is_said(folder: Path, tmp_path: Path) -> None:
+    """What is found in it is void once it goes on."""
+    run, said = Path(shutil.copytree(folder, tmp_path / "run")), list[str]()
+    truth = table(tmp_path / "truth.csv", networks(load_space(SPACE), 3), accuracy=[0.1, 0.2, 0.3])
+
+    def asked() -> list[str]:
+        said.clear()
+        workflows.rank(run, truth=truth, note=said.append)
+        workflows.search(run, tmp_path / "found.json", budget=2, note=said.append)
+        return [words for words in said if "has been trained for" in words]
+
+    assert asked() == []
+    history = run / "metrics.jsonl"
+    history.write_text(history.read_text().splitlines()[0] + "\n")
+    assert [words.split(":")[0] for words in asked()] == [f"{run} has been trained for 1 of 2 epochs"] * 2

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from hwnas import workflows
+from hwnas.search.found import Found
 from hwnas.supernet import TrainSettings, load_supernet
 from hwnas.supernet.checkpoint import read_metrics, weights_fingerprint
 
@@ -54,7 +55,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return {name: weight.detach() for name, weight in load_supernet(run).named_parameters()}
 
 
-@pytest.mark.parametrize("sampling", ["uniform", "sandwich"])
+@pytest.mark.parametrize("sampling", ["uniform", "fair", "sandwich"])
 def test_two_ranks_train_as_one_process_on_two_half_batches(torchrun: Torchrun, tmp_path: Path, sampling: str) -> None:
     """To rounding; statistics of whole batches make weights that differ by more than ten times as much."""
     said = finished(torchrun(*TRAIN, "--batch", "512", "--sampling", sampling, "--epochs", "1", "--out", "two"))
@@ -92,6 +93,19 @@ def test_two_ranks_rank_as_one_process_does(torchrun: Torchrun, tmp_path: Path) 
     assert [tuple(net["arch"]) for net in two["networks"]] == [net["arch"] for net in one.networks]
     assert [net["accuracy"] for net in two["networks"]] == [net["accuracy"] for net in one.networks]
     assert two["supernet"]["tau"]["value"] == one.supernet.tau.value
+
+
+def test_two_ranks_finetune_as_one_process_does(torchrun: Torchrun, tmp_path: Path) -> None:
+    workflows.train(SPACE, "digits", tmp_path / "run", TrainSettings(epochs=1, batch=128, seed=3))
+    found = tmp_path / "found.json"
+    workflows.search(tmp_path / "run", found, limits=["params=8K"], budget=3)
+    said = finished(torchrun("finetune", "found.json", "--out", "two", "--epochs", "1"))
+    assert said.count("validation accuracy") == 1
+    workflows.finetune(found, tmp_path / "one", changes={"epochs": 1, "accumulate": 2})
+    one, two = (weights(tmp_path / name) for name in ("one", "two"))
+    assert max((two[name] - weight).abs().max() for name, weight in one.items()) < 1e-5
+    same, other = (Found.load(tmp_path / name / "found.json") for name in ("one", "two"))
+    assert (other.arch, other.accuracy) == (same.arch, pytest.approx(same.accuracy, abs=0.01))
 
 
 def rank_process(launcher: int, rank: int) -> int | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,9 @@ import pandas as pd
 import torch
 
 from ..errors import DivergedError, InputError
-from ..files import check_target, write_bytes, write_json
+from ..files import check_target, read_json, write_bytes, write_json
 from ..latency import LatencyTable, spread
-from ..progress import Progress, silent
+from ..progress import Progress, silent, unheard
 from ..report import ranking_chart, save_chart
 from ..search import EvaluationStore
 from ..search.store import STORE
@@ -29,7 +29,7 @@ from ..supernet.ranks import ALONE, Ranks
 from ..supernet.space import Arch
 from .evaluating import Evaluator, train_alone
 from .pricing import load_tables
-from .runs import run_data
+from .runs import check_finished, run_data
 from .training import supernet_settings
 
 VERSION = 1
@@ -56,7 +56,8 @@ class Truth:
 class RankReport:
     """How networks are ranked against the truth: by the supernet, and by what it is to be compared with.
 
-    `supernet` is by inherited weights with batch norms re-estimated, `without_bn` with those of the training,
+    `supernet` is by inherited weights with batch norms re-estimated, `without_bn` with those of the training (what puts
+    out no numbers counts as the worst of the others),
     `flops` by size alone, `ceiling` by a second training of each alone (of those that had one; None without). `cost`
     says what bands are of: `flops`, or a device. `lost` are the (architecture, seed) of trainings alone that ended
     without a figure. `truth` is the CSV of what networks reach, "" where they were trained.
@@ -85,6 +86,7 @@ def rank(
     seed: int = 0,
     progress: Progress = silent,
     ranks: Ranks = ALONE,
+    note: Callable[[str], None] = unheard,
 ) -> RankReport:
     """Rank networks of a run's supernet against the `truth`, a CSV, or against `nets` networks trained alone.
 
@@ -95,11 +97,16 @@ def rank(
     """
     if (nets is None) == (truth is None):
         raise InputError("give either --nets, to train networks alone, or --truth, a CSV of what they reach")
+    if truth is not None and (again is not None or epochs is not None):
+        raise InputError("--again and --epochs are for networks that are trained: leave them out with --truth")
+    if again is not None and 0 < again < LEAST:
+        raise InputError(f"--again {again} tells no ceiling: give at least {LEAST}, or 0 for none")
     if out is not None:
         check_places(out, truth)
     trained, supernet = load_run(run), load_supernet(run)
     if trained.arch is not None:
         raise InputError(f"{run} holds one network and no supernet: there is nothing to rank")
+    check_finished(trained, note)
     space, data = supernet.space, run_data(trained, supernet.space)
     tables = load_tables([table] if table else [], space)
     if truth is not None:
@@ -122,7 +129,7 @@ def rank(
         return said
     with evaluator.helped():
         report = ranked(evaluator, known, next(iter(tables.values()), None), progress)
-    report = replace(report, truth="" if truth is None else str(truth))
+    report = replace(report, truth="" if truth is None else str(truth.resolve()))
     if out is not None:
         save(report, known, out, truth)
     ranks.broadcast(report)
@@ -217,6 +224,7 @@ def ranked(evaluator: Evaluator, known: Truth, table: LatencyTable | None, progr
     for number, arch in enumerate(archs, 1):
         progress(number, len(archs), "the same without batch norms of their own")
         plain.append(accuracy(supernet.subnet(arch).eval(), data, data.val))
+    inherited, plain = (finite(values, better) for values in (inherited, plain))
     both = [i for i, arch in enumerate(archs) if arch in known.again]
     second = np.array([known.again[archs[i]] for i in both])
     columns = {"accuracy": truth, "inherited": inherited, "without_bn": plain, "flops": sizes, "cost": costs}
@@ -237,6 +245,13 @@ def ranked(evaluator: Evaluator, known: Truth, table: LatencyTable | None, progr
     )
 
 
+def finite(values: Sequence[float], better: int) -> list[float]:
+    """The values, the worst of them (the least where more is `better`) instead of what is no number."""
+    known = [value for value in values if math.isfinite(value)]
+    worst = (min if better == 1 else max)(known, default=0.0)
+    return [value if math.isfinite(value) else worst for value in values]
+
+
 def check_places(out: Path, truth: Path | None) -> None:
     """InputError where a ranking and what belongs to it can't be written, or a file of the user's would be lost."""
     if out.suffix in BESIDE:
@@ -246,19 +261,26 @@ def check_places(out: Path, truth: Path | None) -> None:
     check_target(out, "ranking")
     for path in (out.with_suffix(suffix) for suffix in BESIDE):
         check_target(path)
-        if path.exists() and path != truth and not out.exists():
+        read = truth is not None and path.resolve() == truth.resolve()
+        if path.exists() and not read and (not out.exists() or truth_of(out) == path.resolve()):
             raise InputError(f"{path} is there already, and not of a ranking in {out}: give --out another name")
 
 
+def truth_of(ranked: Path) -> Path | None:
+    """The user's file that a ranking was made from; None where networks were trained for it."""
+    read = read_json(ranked, "ranking", VERSION).get("truth")
+    return Path(read).resolve() if read else None
+
+
 def save(report: RankReport, known: Truth, out: Path, read: Path | None) -> None:
-    """Write the report as JSON, its picture and the truth as CSV beside it, unless it was `read` from there."""
+    """Write the report as JSON, then its picture and the truth as CSV beside it, unless it was `read` from there."""
+    write_json(out, "ranking", VERSION, asdict(report))  # first: what lies beside it is known for its own
     rows = [
         {"arch": "-".join(map(str, arch)), "accuracy": value, "again": known.again.get(arch)}
         for arch, value in known.accuracy.items()
     ]
-    if out.with_suffix(TRUTH) != read:
+    if read is None or out.with_suffix(TRUTH).resolve() != read.resolve():
         write_bytes(out.with_suffix(TRUTH), pd.DataFrame(rows).to_csv(index=False).encode())
     points = [(net["inherited"], net["accuracy"], net["cost"]) for net in report.networks]
     chart = ranking_chart(points, report.supernet, report.cost, report.metric, width=420)
     save_chart(chart, out.with_suffix(".png"))
-    write_json(out, "ranking", VERSION, asdict(report))
