@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import random
 import sys
 from collections.abc import Callable, Sequence
@@ -20,6 +21,12 @@ from hwnas.export import layers_to_onnx
 from hwnas.supernet import ChainSpace, Data, load_data, load_space
 
 TINY = "mobilenet:size=16,channels=1,classes=10,stem=4,widths=4-8,depths=1-2,kernels=3-5,expansions=1-2,head=16"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """How many processes `-n auto` starts: each takes a gigabyte, and more than a few wait for the longest file."""
+    return min(4, os.cpu_count() or 1)
 
 
 @pytest.fixture(autouse=True, scope="session")
