@@ -108,7 +108,7 @@ def test_all_sections_are_there_and_linked(whole: str) -> None:
             {"front", "promises", "networks", "searches", "tables", "devices"},
         ),
     ],
-    ids=str,
+    ids=lambda given: " ".join(sorted(given)),  # the same in every process
 )
 def test_sections_without_data_are_absent(made: Any, names: list[str], expected: set[str]) -> None:
     assert sections(parts(*(made.folder / name for name in names))) == expected | {"commands"}
