@@ -103,7 +103,7 @@ BAD = {  # what is typed: what the one line must contain
     "existing run": (f"train --space {SPACE} --data digits --out run --epochs 1", ["run holds", "--resume"]),
     "other epochs": (f"train --space {SPACE} --data digits --out run --epochs 2 --resume", ["1 -> 2", "give the same"]),
     "other space": (
-        f"{ANY_SPACE.replace('new', 'run')} {SPACE},stem=8 --epochs 1 --resume",
+        f"{ANY_SPACE.replace('new', 'run')} {SPACE.replace('stem=4', 'stem=8')} --epochs 1 --resume",
         ["stem=8", "give the same"],
     ),
     "run in a file": (f"{TRAIN.replace('new', 'local.json/new')}", ["local.json", "another place"]),

@@ -187,7 +187,9 @@ while True:
 """
 
 
-JUMP = "-F {config} -o BatchMode=yes -W {to} -J first ssh://me@gate:22"
+JUMP = (
+    "-F {config} -o BatchMode=yes -o ServerAliveInterval=5 -o ServerAliveCountMax=4 -W {to} -J first ssh://me@gate:22"
+)
 
 
 @pytest.mark.parametrize(
