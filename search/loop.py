@@ -149,7 +149,8 @@ class _Ledger:
         return SearchResult(tuple(self.evaluated.values()), self.priced, self.seconds, ended)
 
     def _evaluate(self, feasible: Sequence[Evaluation]) -> None:
-        for evaluation in self.problem.evaluated(self._ordered(feasible)):
+        ordered = self._ordered(feasible)
+        for evaluation in self.problem.evaluated(ordered):
             self.evaluated[evaluation.arch] = evaluation
             if self.best is None or (not evaluation.estimated and rank_key(evaluation) < rank_key(self.best)):
                 self.best, self.best_at = evaluation, len(self.evaluated)
@@ -158,9 +159,10 @@ class _Ledger:
                 self.progress(len(self.evaluated), len(self.evaluated) + left, self.best)
             if not left:
                 break
-        for evaluation in feasible:  # the history is in the order in which they were asked for
-            if evaluation.arch in self.evaluated:
-                self.evaluated[evaluation.arch] = self.evaluated.pop(evaluation.arch)
+        if ordered is not feasible:
+            for evaluation in feasible:  # the history is in the order in which they were asked for
+                if evaluation.arch in self.evaluated:
+                    self.evaluated[evaluation.arch] = self.evaluated.pop(evaluation.arch)
 
     @cached_property
     def _feasible_in_all(self) -> int | None:

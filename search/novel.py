@@ -26,10 +26,13 @@ class Novel:
     def made(self, make: Callable[[], Arch], n: int) -> list[Arch]:
         """Up to `n` new candidates from `make`, in canonical form."""
         found: list[Arch] = []
+        canonical, asked = self.space.canonical, self.asked
         for _ in range(n * TRIES):
             if len(found) == n:
                 break
-            found += self.new([make()])
+            if (arch := canonical(make())) not in asked:
+                asked.add(arch)
+                found.append(arch)
         return found
 
     def new(self, archs: list[Arch]) -> list[Arch]:

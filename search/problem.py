@@ -122,12 +122,16 @@ class Problem:
 def one_each(values: Iterable[float], n: int) -> Iterator[float]:
     """The accuracies of `n` architectures, each as it arrives; InputError where they are not n numbers."""
     wrong = InputError(f"accuracy must give one number for each of {n} architectures")
+    if isinstance(values, np.ndarray) and values.shape == (n,):
+        values = values.tolist()  # a batch at once: numbers that need not be looked at one by one
     arriving = iter(values)
     for _ in range(n):
         value = next(arriving, None)
-        if value is None or np.ndim(value) != 0:
-            raise wrong
-        yield value if isinstance(value, Estimate) else float(value)
+        if type(value) is not float:
+            if value is None or np.ndim(value) != 0:
+                raise wrong
+            value = value if isinstance(value, Estimate) else float(value)
+        yield value
     if next(arriving, None) is not None:
         raise wrong
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Protocol
 
@@ -38,16 +38,16 @@ def draw(rng: Rng, n: int) -> int:
     return int(rng.random() * n)
 
 
-def _hits(rng: Rng, rate: float, n: int) -> Iterator[int]:
+def _hits(number: Callable[[], float], rate: float, n: int) -> Iterator[int]:
     """Which of `n` places are hit, each with probability `rate`: one random number per hit, not per place."""
     if rate >= 1:
         yield from range(n)
     elif rate > 0:
-        scale = 1 / math.log1p(-rate)
-        place = int(math.log1p(-rng.random()) * scale)  # geometric: places that are missed before the next
+        scale, log1p = 1 / math.log1p(-rate), math.log1p
+        place = int(log1p(-number()) * scale)  # geometric: places that are missed before the next
         while place < n:
             yield place
-            place += 1 + int(math.log1p(-rng.random()) * scale)
+            place += 1 + int(log1p(-number()) * scale)
 
 
 class SearchSpace(ABC):
@@ -103,9 +103,9 @@ class SearchSpace(ABC):
     def mutate(self, arch: Arch, rng: Rng, rate: float) -> Arch:
         """Each gene drawn anew with probability `rate`, and where an earlier change made it invalid."""
         if self.options is not None:
-            genes, counts = list(arch), self.options
-            for i in _hits(rng, rate, len(genes)):
-                genes[i] = int(rng.random() * counts[i])
+            genes, counts, number = list(arch), self.options, rng.random
+            for i in _hits(number, rate, len(genes)):
+                genes[i] = int(number() * counts[i])
             return tuple(genes)
         child: Arch = ()
         while (options := self.choices(child)) is not None:
