@@ -22,7 +22,7 @@ class Aging:
     the oldest member. The first members are random. Members keep the limits as soon as any candidate does.
 
     The paper has a population of 100 and samples 25 of 20,000 evaluations. By default the population is a fifth of the
-    budget, from 5 to 100, the sample a quarter of it, and a tenth of it is asked for at once.
+    budget, from 10 to 100, the sample a quarter of it, and a tenth of it is asked for at once.
     """
 
     population: int | None = None
@@ -34,7 +34,7 @@ class Aging:
                 raise InputError(f"aging evolution needs {name} of at least {least}, not {value}")
 
     def __call__(self, problem: Problem, rng: Rng, budget: int, /) -> Strategy:
-        population = self.population or min(100, max(5, budget // 5))
+        population = self.population or min(100, max(10, budget // 5))
         return _AgingStrategy(problem, rng, population, self.sample or max(2, population // 4))
 
 
