@@ -106,27 +106,47 @@ class RacedAccuracy:
         return list(self.leaders.values())[-1] if self.place and len(self.leaders) == self.place else None
 
     def _part(self, archs: list[Arch], rival: Right | None) -> list[float]:
-        """What is told of candidates that race together: what is new is stored as soon as it arrives."""
-        known = {arch: self.store.answers(self.key, arch) for arch in archs}
-        told = {arch: self._told(arch, right, rival) for arch, right in known.items()}
-        missing = [arch for arch, value in told.items() if value is None]
+        """What is told of candidates that race together: what is new is stored as soon as it arrives.
+
+        What another search of the run is at is waited for.
+        """
+        told = self._known(archs, rival)
+        while missing := [arch for arch in dict.fromkeys(archs) if arch not in told]:
+            with self.store.claims.taken(self.key, missing) as mine:
+                told |= self._known(mine, rival)  # another may have ended in between
+                told |= self._evaluated([arch for arch in mine if arch not in told], rival)
+            if not mine and not self.store.claims.wait(self.key, missing[0]):
+                told |= self._evaluated(missing[:1], rival)
+            told |= self._known([arch for arch in missing if arch not in told], rival)
+        self._lead({arch: right for arch, (right, value) in told.items() if type(value) is float})
+        return [told[arch][1] for arch in archs]
+
+    def _evaluated(self, archs: list[Arch], rival: Right | None) -> dict[Arch, tuple[Right, float]]:
+        """What candidates say, and what is told of them, when they have raced."""
+        known, told = {arch: self.store.answers(self.key, arch) for arch in archs}, {}
         start = time.perf_counter()
-        found = self.evaluate([(arch, known[arch], rival) for arch in missing]) if missing else ()
-        for right, arch in zip(found, missing, strict=True):
+        found = self.evaluate([(arch, known[arch], rival) for arch in archs]) if archs else ()
+        for right, arch in zip(found, archs, strict=True):
             seen = self.store.add_answers(self.key, arch, right, self.images, time.perf_counter() - start)
             value = outcome(seen, rival, self.images)  # None where another search stored other answers meanwhile
-            known[arch], told[arch] = (right, outcome(right, rival, self.images)) if value is None else (seen, value)
+            seen, value = (right, outcome(right, rival, self.images)) if value is None else (seen, value)
+            assert value is not None, "a candidate was left before it was given up"
+            told[arch] = seen, value
             self.new.add(arch)
             start = time.perf_counter()
-        self._lead({arch: known[arch] for arch, value in told.items() if type(value) is float})
-        values = [told[arch] for arch in archs]
-        assert None not in values, "a candidate was left before it was given up"
-        return [value for value in values if value is not None]
+        return told
 
-    def _told(self, arch: Arch, right: Right, rival: Right | None) -> float | None:
-        """What the store knows of a candidate; where no one is given up, an accuracy without answers will do."""
-        value = outcome(right, rival, self.images)
-        return self.store.get(self.key, arch) if value is None and self.place is None else value
+    def _known(self, archs: Iterable[Arch], rival: Right | None) -> dict[Arch, tuple[Right, float]]:
+        """What the store knows of candidates; where no one is given up, an accuracy without answers will do."""
+        told = {}
+        for arch in archs:
+            right = self.store.answers(self.key, arch)
+            value = outcome(right, rival, self.images)
+            if value is None and self.place is None:
+                value = self.store.get(self.key, arch)
+            if value is not None:
+                told[arch] = right, value
+        return told
 
     def _lead(self, finished: dict[Arch, Right]) -> None:
         """Take those that were seen to the end among the leaders, as far as they are."""

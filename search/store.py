@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ..errors import FaultError, InputError, MismatchError, write_fault
 from ..supernet.space import Arch
+from .claims import Claims
 from .problem import one_each
 
 STORE = "evaluations.sqlite"
@@ -56,6 +57,7 @@ class EvaluationStore:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
+        self.claims = Claims(self.path.with_name(f"{self.path.name}.claims"))
         with self._errors():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._database = sqlite3.connect(self.path, timeout=WAIT_SECONDS, isolation_level=None)
@@ -236,7 +238,8 @@ class StoredAccuracy:
     def __call__(self, batch: Iterable[Sequence[int]]) -> Iterator[float]:
         """Accuracies of a batch in its order, each stored before it is given out.
 
-        The store is asked right before each evaluation: another search may have made it meanwhile.
+        The store is asked right before each evaluation: another search may have made it meanwhile. What another is at
+        is waited for.
         """
         archs = [tuple(int(gene) for gene in arch) for arch in batch]
         for start in range(0, len(archs), self.together):
@@ -244,16 +247,28 @@ class StoredAccuracy:
 
     def _part(self, archs: list[Arch]) -> list[float]:
         """Accuracies of architectures that are evaluated together: what is new is stored as soon as it arrives."""
-        known = {arch: self.store.get(self.key, arch) for arch in archs}
-        missing = [arch for arch, accuracy in known.items() if accuracy is None]
-        found = {arch: accuracy for arch, accuracy in known.items() if accuracy is not None}
-        start = time.perf_counter()
-        values = self.evaluate(missing) if missing else ()
-        for accuracy, arch in zip(one_each(values, len(missing)), missing, strict=True):
+        found = self._known(archs)
+        while missing := [arch for arch in dict.fromkeys(archs) if arch not in found]:
+            with self.store.claims.taken(self.key, missing) as mine:
+                found |= self._known(mine)  # another may have ended in between
+                found |= self._evaluated([arch for arch in mine if arch not in found])
+            if not mine and not self.store.claims.wait(self.key, missing[0]):
+                found |= self._evaluated(missing[:1])
+            found |= self._known([arch for arch in missing if arch not in found])
+        return [found[arch] for arch in archs]
+
+    def _evaluated(self, archs: list[Arch]) -> dict[Arch, float]:
+        found, start = {}, time.perf_counter()
+        values = self.evaluate(archs) if archs else ()
+        for accuracy, arch in zip(one_each(values, len(archs)), archs, strict=True):
             found[arch] = self.store.add(self.key, arch, accuracy, time.perf_counter() - start)
             self.new.add(arch)
             start = time.perf_counter()
-        return [found[arch] for arch in archs]
+        return found
+
+    def _known(self, archs: Iterable[Arch]) -> dict[Arch, float]:
+        known = {arch: self.store.get(self.key, arch) for arch in archs}
+        return {arch: accuracy for arch, accuracy in known.items() if accuracy is not None}
 
 
 def _text(arch: Arch) -> str:

@@ -302,6 +302,7 @@ def test_two_searches_of_a_run_share_their_evaluations(made: Path, tmp_path: Pat
     first, second = (json.loads((tmp_path / name).read_text()) for name in ("a.json", "b.json"))
     assert (first["arch"], first["accuracy"]) == (second["arch"], second["accuracy"])
     assert first["evaluations"] == second["evaluations"] == stored(folder)
+    assert first["reused"] + second["reused"] == stored(folder)  # each was evaluated by one of them
     assert second["reused"] > 0
 
 
