@@ -272,6 +272,22 @@ def test_a_reader_that_computes_something_else_rejects_the_network(
     assert names(tmp_path) == [f"{name}.rejected" for name in NAMES]
 
 
+def test_a_search_for_int8_latency_is_kept_by_the_int8_file(made: Path, tmp_path: Path) -> None:
+    """Profiled in int8, searched under a limit in int8, exported in int8, and measured there."""
+    device = LOCAL.replace("local:", "local:name=small,precision=int8,")
+    table = workflows.profile(str(made / "run"), device, tmp_path / "small.json")
+    assert table.device["precision"] == "int8"
+    workflows.search(made / "run", tmp_path / "found.json", [tmp_path / "small.json"], ["small=1s"], budget=4)
+    shipping = workflows.Shipping(int8=True, drop=0.2)
+    proof = workflows.export(tmp_path / "found.json", tmp_path / "net.onnx", device, shipping)
+    assert proof.rejected == ()
+    assert proof.within_limits is True
+    assert (proof.latency["small"].of_file, proof.latency["small"].timed_as) == (True, "")
+    assert not any("fp32" in note for note in proof.notes)
+    with pytest.raises(InputError, match="small runs networks in int8: export with --int8"):
+        workflows.export(tmp_path / "found.json", tmp_path / "other.onnx", device)
+
+
 def test_an_engine_is_kept_beside_the_network(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def compiled(*given: Any) -> tuple[TargetCheck, ...]:
         given[-1]("tensorrt-rtx", b"an engine")
