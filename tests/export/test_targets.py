@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import json
+import os
 import shutil
 import sys
 from dataclasses import replace
@@ -247,3 +249,39 @@ def test_what_a_compiler_makes_is_kept(tmp_path: Path) -> None:
     wanted = [Wanted("onnxruntime", stand_in(tmp_path, words))]
     (check,) = check_targets(network(), IMAGES, RIGHT, wanted, TOLERANCE, keep=kept.__setitem__)
     assert (check.size_bytes, kept) == (6, {"onnxruntime": b"engine"})
+
+
+API = Path(os.environ.get("HWNAS_TENSORRT_API", "nowhere"))
+
+
+@pytest.mark.skipif(not API.is_dir(), reason="needs HWNAS_TENSORRT_API, a folder of api-VERSION.json")
+def test_every_name_of_tensorrt_that_its_reader_uses_exists_in_the_real_bindings() -> None:
+    """Of TensorRT 10 and of 11: no engine of it was built by this yet."""
+    tree = ast.parse((READERS / "tensorrt_reader.py").read_text())
+    read = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    used = {
+        "Builder": {
+            "create_network",
+            "create_builder_config",
+            "create_optimization_profile",
+            "build_serialized_network",
+        },
+        "OnnxParser": {"parse", "num_errors", "get_error"},
+        "NetworkDefinitionCreationFlag": {"STRONGLY_TYPED"},
+        "INetworkDefinition": {"get_input"},
+        "ITensor": {"shape"},
+        "IBuilderConfig": {"add_optimization_profile"},
+        "IOptimizationProfile": {"set_shape"},
+        "ILogger": {"Severity"},
+    }
+    files = sorted(API.glob("api-*.json"))
+    assert len(files) >= 2
+    for file in files:
+        names = json.loads(file.read_text())
+        missing = {(kind, name) for kind, attributes in used.items() for name in attributes - names[kind].keys()}
+        assert missing == set(), file.name
+    assert set().union(*used.values()) <= read
+    ours = {"batch", "compiled", "dynamic", "input", "last", "model", "options"}  # of the reader's own objects
+    python = {"CDLL", "byref", "c_int", "cuDeviceGetCount", "cuInit", "value", "insert", "parent", "path", "main"}
+    python |= {"read_bytes", "write_bytes", "join", "needed", "not_installed", "__init__", "__version__", "ERROR"}
+    assert read - ours - python <= set().union(*used.values()) | used.keys()
