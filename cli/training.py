@@ -41,6 +41,9 @@ def train(
     lr: RateOption = None,
     augment: AugmentOption = None,
     sampling: Annotated[str | None, typer.Option(help="How paths are drawn: uniform, fair, sandwich.")] = None,
+    largest_first: Annotated[
+        float | None, typer.Option(help="Train the largest path alone for this share of all steps (0.25).")
+    ] = None,
     sharing: Annotated[str, typer.Option(help="entangled, or blocks.")] = "entangled",
     data_dir: DataDirOption = None,
     init_from: Annotated[

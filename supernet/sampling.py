@@ -70,6 +70,11 @@ def sandwich(space: SearchSpace, seed: int, step: int) -> list[Pass]:
     return [Pass(largest), *(Pass(arch, teacher=0) for arch in others)]
 
 
+def largest(space: SearchSpace, _seed: int, _step: int) -> list[Pass]:
+    """The largest path, as every training of all paths may begin."""
+    return [Pass(extremes(space)[1])]
+
+
 SAMPLING: dict[str, Rule] = {"uniform": uniform, "fair": fair, "sandwich": sandwich}
 
 

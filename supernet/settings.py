@@ -23,7 +23,8 @@ class TrainSettings:
     https://arxiv.org/abs/1909.13719, `mixup` and `cutmix` the alpha of https://arxiv.org/abs/1710.09412 and
     https://arxiv.org/abs/1905.04899 (with both, each part of a batch takes one or the other). 0 is none of it. With a
     `teacher` (`load_teacher`) `teacher_share` of the loss is by what it says (https://arxiv.org/abs/1503.02531, section
-    2, of temperature 1).
+    2, of temperature 1). For the share `largest_first` of all steps the largest path alone is trained, as once-for-all
+    begins (https://arxiv.org/abs/1908.09791, section 3.3), then paths by `sampling`.
     """
 
     epochs: int = 30
@@ -45,6 +46,7 @@ class TrainSettings:
     cutmix: float = 0.0
     teacher: str = ""
     teacher_share: float = 0.5
+    largest_first: float = 0.0
 
     def __post_init__(self) -> None:
         if self.sampling not in SAMPLING:
@@ -57,8 +59,9 @@ class TrainSettings:
         for name, most in (("ema", 1), ("randaugment", STRONGEST + 1), ("mixup", LARGEST), ("cutmix", LARGEST)):
             if not 0 <= getattr(self, name) < most:
                 raise InputError(f"{name}={getattr(self, name)} must be at least 0, and less than {most:g}")
-        if not 0 <= self.teacher_share <= 1:
-            raise InputError(f"teacher_share={self.teacher_share} must be a share, from 0 to 1")
+        for name in ("teacher_share", "largest_first"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name}={getattr(self, name)} must be a share, from 0 to 1")
         if self.batch % self.accumulate or self.batch // self.accumulate < 2:
             raise InputError(
                 f"a batch of {self.batch} is no {self.accumulate} parts of equal size and 2 images at least: "

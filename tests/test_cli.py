@@ -90,6 +90,7 @@ BAD = {  # what is typed: what the one line must contain
     ),
     "sampling": (f"{TRAIN} --sampling unifrom", ["'unifrom'", "mean uniform"]),
     "sharing": (f"{TRAIN} --sharing block", ["'block'", "mean blocks"]),
+    "largest first": (f"{TRAIN} --largest-first 2", ["largest_first=2.0", "a share, from 0 to 1"]),
     "epochs": (f"{TRAIN} --epochs 0", ["epochs=0", "positive"]),
     "batch": (f"{TRAIN} --batch many", ["--batch", "many", "hwnas train --help"]),
     "learning rate": (f"{TRAIN} --lr=fast", ["--lr", "fast", "hwnas train --help"]),

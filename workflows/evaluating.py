@@ -170,5 +170,7 @@ def trained_settings(evaluate: str, run: Run, device: torch.device) -> TrainSett
     match = re.fullmatch(r"train:([1-9]\d*)", evaluate)
     if match is None:
         raise InputError(f"--evaluate {evaluate} is neither supernet nor train:EPOCHS, such as train:10")
-    settings = TrainSettings(**{**supernet_settings(run), "epochs": int(match[1]), "sampling": "uniform"})
+    settings = TrainSettings(
+        **{**supernet_settings(run), "epochs": int(match[1]), "sampling": "uniform", "largest_first": 0.0}
+    )
     return replace(settings, precision="fp32") if device.type == "cpu" and settings.precision == "fp16" else settings

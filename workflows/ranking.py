@@ -179,7 +179,7 @@ def trained_alone(
     Each rank trains some of them, by itself, on its device.
     """
     settings = TrainSettings(**supernet_settings(origin))
-    settings = replace(settings, sampling="uniform", epochs=epochs or settings.epochs)
+    settings = replace(settings, sampling="uniform", largest_first=0.0, epochs=epochs or settings.epochs)
     if ranks.device.type == "cpu" and settings.precision == "fp16":
         settings = replace(settings, precision="fp32")
     rows = np.linspace(0, len(archs) - 1, min(again, len(archs))).round().astype(int).tolist()

@@ -198,7 +198,11 @@ def finetune_settings(
     A batch has as many parts as it had, or one for each rank where those can't share them.
     """
     before = supernet_settings(origin)
-    known = TrainSettings.__dataclass_fields__.keys() - {"seed", "sampling"}  # of the split, and of supernets
+    known = TrainSettings.__dataclass_fields__.keys() - {
+        "seed",
+        "sampling",
+        "largest_first",
+    }  # of the split, and of supernets
     for name in changes:
         if name not in known:
             raise unknown_name("setting of a fine-tuning", name, known)

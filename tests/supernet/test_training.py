@@ -30,7 +30,7 @@ from hwnas.supernet import (
     train,
 )
 from hwnas.supernet.checkpoint import CHECKPOINT, load_checkpoint, read_metrics, save_checkpoint, weights_fingerprint
-from hwnas.supernet.sampling import SAMPLING, Pass
+from hwnas.supernet.sampling import SAMPLING, Pass, extremes
 from hwnas.supernet.sources import Split
 from hwnas.supernet.spaces import space_record
 from hwnas.supernet.training import make_optimizer, set_learning_rate
@@ -377,3 +377,23 @@ def test_only_the_gradients_of_the_path_in_use_are_exchanged(tiny: ChainSpace, d
     assert used < sum(weight.numel() for weight in supernet.parameters())
     train(new(tiny), small(digits), settings, tmp_path, ranks=Listening())
     assert told[0] == used
+
+
+def test_the_largest_path_may_be_trained_first(tiny: ChainSpace, digits: Data, tmp_path: Path) -> None:
+    """For a share of all steps, then paths by the rule: also where a training goes on in the middle of that."""
+    paths: list[Arch] = []
+
+    class Listening(Supernet):
+        def forward(self, images: torch.Tensor, arch: Arch) -> torch.Tensor:
+            if self.training:
+                paths.append(arch)
+            return super().forward(images, arch)
+
+    settings = replace(SETTINGS, epochs=2, largest_first=0.75)
+    torch.manual_seed(0)
+    train(Listening(tiny), small(digits), settings, tmp_path)
+    steps, (_, largest) = len(paths), extremes(tiny)
+    assert steps == 2 * (200 // settings.batch)
+    first = math.ceil(0.75 * steps)
+    assert paths[:first] == [largest] * first
+    assert paths[first:] == [SAMPLING["uniform"](tiny, settings.seed, step)[0].arch for step in range(first, steps)]
