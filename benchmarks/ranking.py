@@ -52,6 +52,7 @@ SPACE, TRUTH, DATA = str(HERE / "ranking.toml"), HERE / "ranking.truth.csv", "fa
 NETS, AGAIN = 60, 20
 SETTINGS = TrainSettings(batch=64, lr=0.2, augment=False)
 RULES, SHARING = ("uniform", "fair", "sandwich"), ("entangled", "blocks")
+LARGEST_FIRST = 0.25  # of the steps, in one more way: of the first rule and sharing
 PROBE_EPOCHS = 1  # tells how long an epoch takes
 
 
@@ -70,8 +71,8 @@ def main() -> None:
         options.truth = options.out / TRUTH.name
     if not options.truth.is_file():
         make_truth(options)
-    ways = list(itertools.product(RULES, SHARING))
-    jobs = [(options.out, options.truth, rule, sharing, options.minutes, options.data_dir) for rule, sharing in ways]
+    ways = [*itertools.product(RULES, SHARING, (0.0,)), (RULES[0], SHARING[0], LARGEST_FIRST)]
+    jobs = [(options.out, options.truth, *way, options.minutes, options.data_dir) for way in ways]
     with ProcessPoolExecutor(options.workers, get_context("spawn"), max_tasks_per_child=1) as pool:
         found = list(pool.map(ranked, *zip(*jobs, strict=True)))
     again = pd.read_csv(options.truth, dtype={"arch": str}).set_index("arch").get("again", pd.Series(dtype=float))
@@ -141,13 +142,15 @@ def template(out: Path, data_dir: Path | None) -> Run:
     return load_run(folder)
 
 
-def ranked(out: Path, truth: Path, rule: str, sharing: str, minutes: float, data_dir: Path | None) -> dict[str, Any]:
+def ranked(
+    out: Path, truth: Path, rule: str, sharing: str, largest_first: float, minutes: float, data_dir: Path | None
+) -> dict[str, Any]:
     """A supernet trained for so many minutes by a rule, and how it ranks the networks of the truth."""
-    name = f"{rule}-{sharing}"
+    name = f"{rule}-{sharing}" + "-largest-first" * bool(largest_first)
     file = out / f"{name}.json"
     asked = {"minutes": minutes, "truth": digest(truth.read_bytes()), "settings": asdict(SETTINGS)}
     if not file.is_file():
-        settings = replace(SETTINGS, sampling=rule, epochs=PROBE_EPOCHS)
+        settings = replace(SETTINGS, sampling=rule, largest_first=largest_first, epochs=PROBE_EPOCHS)
         probe = out / f"{name}-probe"
         seconds = workflows.last_metrics(
             workflows.train(SPACE, DATA, probe, settings, sharing=sharing, data_dir=data_dir, resume=True)
@@ -161,7 +164,8 @@ def ranked(out: Path, truth: Path, rule: str, sharing: str, minutes: float, data
         spent = sum(line["seconds"] for line in read_metrics(run))
         made = {**asdict(report), "epochs": epochs, "minutes": spent / 60, "asked": asked}
         write_bytes(file, json.dumps(made).encode())
-    found: dict[str, Any] = {"rule": rule, "sharing": sharing, **json.loads(file.read_text())}
+    way = rule + f", the largest path alone for the first {largest_first:.0%}" * bool(largest_first)
+    found: dict[str, Any] = {"rule": way, "sharing": sharing, **json.loads(file.read_text())}
     if found.get("asked", asked) != asked:  # of before: not written yet
         sys.exit(f"{file} was made from another truth, or in another time: name another --out")
     print(f"{name}: tau {found['supernet']['tau']['value']:.3f}", file=sys.stderr, flush=True)

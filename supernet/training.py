@@ -55,7 +55,7 @@ def train(
     first_epoch = load_checkpoint(run, kept)
     read_metrics(run)  # damaged, it is an error now and not after an epoch
     steps, task, draw = steps_per_epoch(data, settings), TASKS[data.task], SAMPLING[settings.sampling]
-    mine, begun = ranks.share(range(settings.accumulate)), settings.largest_first * settings.epochs * steps
+    mine, largest_until = ranks.share(range(settings.accumulate)), settings.largest_first * settings.epochs * steps
     batches = training_batches(data, settings, first_epoch * steps, mine, workers)
     half = torch.autocast(ranks.device.type, TYPES[settings.precision], enabled=settings.precision != "fp32")
     for epoch in range(first_epoch, settings.epochs):
@@ -64,7 +64,7 @@ def train(
             set_learning_rate(optimizer, settings, (step + 0.5) / (settings.epochs * steps))
             optimizer.zero_grad(set_to_none=True)
             alone = None if supernet.only is None else [Pass(supernet.only)]
-            passes = alone or (largest if step < begun else draw)(supernet.space, settings.seed, step)
+            passes = alone or (largest if step < largest_until else draw)(supernet.space, settings.seed, step)
             for part in next(batches):
                 images, labels = prepared(part, data, settings, step, ranks.device)
                 torch.manual_seed(seed_of(settings.seed, "blocks", step, part.number))  # of those that draw: dropout
