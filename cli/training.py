@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -30,6 +30,11 @@ from .options import (
     bar,
     console,
 )
+
+if TYPE_CHECKING:
+    from ..workflows import RankReport
+
+SIZE, CEILING = "multiply-accumulates alone", "trained alone again (the ceiling)"  # what a supernet is held against
 
 
 def train(
@@ -157,19 +162,40 @@ def rank(
 
     with workflows.joined(accelerator) as ranks, bar("ranking") as progress:
         found = workflows.rank(run, nets, truth, out, table, again, epochs, seed, progress, ranks, console.print)
-    rows = Table("", "Kendall tau", "Spearman", f"at equal {found.cost}", "regret", title=f"{found.nets} networks")
-    rankings = {
-        "the supernet": found.supernet,
-        "without batch norms of their own": found.without_bn,
-        "multiply-accumulates alone": found.flops,
-        "trained alone again (the ceiling)": found.ceiling,
-    }
-    for name, ranking in rankings.items():
-        if ranking is not None:
-            figures = (ranking.tau, ranking.spearman, ranking.tau_in_bands, ranking.regret)
-            rows.add_row(name, *(f"{f.value:.3f} [{f.low:.3f}, {f.high:.3f}]" if f else "" for f in figures))
-    console.print(rows)
+    console.print(rankings(found))
+    console.print(differences(found))
     if found.lost:
         console.print(f"left out: {len(found.lost)} trainings alone that ended without a finite {found.metric}")
     if found.supernet.tau_in_bands is None:
         console.print(f"no two networks are of equal {found.cost}: give more --nets")
+
+
+def rankings(found: RankReport) -> Table:
+    """What `rank` found, a row for each way to rank networks: of how many, and with the intervals of its figures."""
+    rows = Table("", "networks", "Kendall tau", "Spearman", f"at equal {found.cost}", "regret")
+    ways = {
+        "the supernet": found.supernet,
+        "without batch norms of their own": found.without_bn,
+        SIZE: found.flops,
+        CEILING: found.ceiling,
+    }
+    for name, ranking in ways.items():
+        if ranking is not None:
+            figures = (ranking.tau, ranking.spearman, ranking.tau_in_bands, ranking.regret)
+            rows.add_row(name, str(ranking.nets), *map(written, figures))
+    return rows
+
+
+def differences(found: RankReport) -> Table:
+    """By how much the supernet ranks better than what it is compared with, over the networks that both judge."""
+    rows = Table("the supernet above", "networks", "Kendall tau", f"at equal {found.cost}")
+    others = [(SIZE, found.flops, found.above_flops), (CEILING, found.ceiling, found.above_ceiling)]
+    for name, ranking, above in others:
+        if ranking and above:
+            rows.add_row(name, str(ranking.nets), written(above.tau), written(above.tau_in_bands))
+    return rows
+
+
+def written(figure: Any) -> str:
+    """A figure with its interval: `0.661 [0.559, 0.754]`; nothing where there is none."""
+    return f"{figure.value:.3f} [{figure.low:.3f}, {figure.high:.3f}]" if figure else ""

@@ -11,12 +11,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
+from numpy.typing import NDArray
+
 from .additive import AdditiveCost
 from .cost import analytic_cost
 from .space import Arch, SearchSpace
 
 POOL = 2000  # random architectures, where the smallest and the largest are not known exactly
 RANDOM_PATHS = 2  # of the sandwich
+SWEEPS = 20  # over all genes, from the smallest and the largest of these to the ends
 
 
 @dataclass(frozen=True)
@@ -62,8 +66,8 @@ def fair(space: SearchSpace, seed: int, step: int) -> list[Pass]:
 def sandwich(space: SearchSpace, seed: int, step: int) -> list[Pass]:
     """The largest path, which learns from the labels; the smallest and two random ones, which learn from it.
 
-    In-place distillation (https://arxiv.org/abs/1903.05134, sections 3.1, 3.3, as in BigNAS,
-    https://arxiv.org/abs/2003.11142, section 3.1).
+    The sandwich rule, and inplace distillation, of universally slimmable networks (https://arxiv.org/abs/1903.05134),
+    as in BigNAS (https://arxiv.org/abs/2003.11142, section 3.1).
     """
     rng, (smallest, largest) = _rng(seed, step), extremes(space)
     others = [smallest, *(space.sample(rng) for _ in range(RANDOM_PATHS))]
@@ -82,7 +86,8 @@ SAMPLING: dict[str, Rule] = {"uniform": uniform, "fair": fair, "sandwich": sandw
 def extremes(space: SearchSpace) -> tuple[Arch, Arch]:
     """The architectures of fewest and of most multiply-accumulates.
 
-    Exact where these are a sum over genes, else those among random architectures.
+    Exact where these are a sum over genes, or where a larger option (a depth, a width, a resolution, a kernel) makes
+    every network larger; elsewhere no other option of one gene alone makes the one smaller or the other larger.
     """
     flops = analytic_cost(space, "flops")
     if isinstance(flops, AdditiveCost):
@@ -90,7 +95,30 @@ def extremes(space: SearchSpace) -> tuple[Arch, Arch]:
     rng = random.Random(0)
     pool = sorted({space.sample(rng) for _ in range(POOL)})
     order = flops(pool).argsort()
-    return pool[order[0]], pool[order[-1]]
+    return (
+        _improved(space, pool[order[0]], flops),
+        _improved(space, pool[order[-1]], lambda archs: -flops(archs)),
+    )
+
+
+def _improved(space: SearchSpace, arch: Arch, cost: Callable[[list[Arch]], NDArray[np.float64]]) -> Arch:
+    """An architecture that no other option of a single gene makes cheaper, from `arch` on, gene by gene."""
+    for _ in range(SWEEPS):
+        before, place = arch, 0
+        while (options := space.choices(arch[:place])) is not None:
+            others = [arch, *(_changed(space, arch, place, gene) for gene in range(options))]
+            arch, place = others[int(cost(others).argmin())], place + 1
+        if arch == before:
+            break
+    return space.canonical(arch)
+
+
+def _changed(space: SearchSpace, arch: Arch, place: int, gene: int) -> Arch:
+    """`arch` with another gene at a place; those behind it stay, where they still fit."""
+    child = (*arch[:place], gene)
+    while (options := space.choices(child)) is not None:
+        child += (min(arch[len(child)], options - 1) if len(child) < len(arch) else 0,)
+    return child
 
 
 def _rng(seed: int, step: int) -> random.Random:

@@ -8,16 +8,25 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..errors import DivergedError, InputError
+from ..errors import DivergedError, InputError, MismatchError
 from ..progress import Progress, silent
 from .averaging import Average
 from .batches import prepared, seed_of, steps_per_epoch, training_batches
-from .checkpoint import Stateful, append_metrics, load_checkpoint, read_metrics, save_checkpoint, tell_tensorboard
+from .checkpoint import (
+    Stateful,
+    append_metrics,
+    load_checkpoint,
+    read_metrics,
+    save_checkpoint,
+    tell_tensorboard,
+    weights_fingerprint,
+)
 from .data import Data
 from .evaluation import probe_accuracy
 from .memory import keep_freed_memory
-from .metrics import TASKS
+from .metrics import TASKS, Task
 from .ranks import ALONE, Ranks
 from .sampling import SAMPLING, Pass, largest
 from .settings import TrainSettings
@@ -26,6 +35,7 @@ from .supernet import Supernet
 from .teacher import Teacher
 
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+LEAST_SCALE = 1.0  # of fp16's loss: gradients that overflow at it are beyond 65,504 by themselves
 
 
 def train(
@@ -53,14 +63,16 @@ def train(
     scaler = torch.amp.GradScaler(ranks.device.type, enabled=settings.precision == "fp16")
     kept: dict[str, Stateful] = {"model": supernet, "optimizer": optimizer, "average": average, "scaler": scaler}
     first_epoch = load_checkpoint(run, kept)
+    check_alike(supernet, ranks)
     read_metrics(run)  # damaged, it is an error now and not after an epoch
     steps, task, draw = steps_per_epoch(data, settings), TASKS[data.task], SAMPLING[settings.sampling]
     mine, largest_until = ranks.share(range(settings.accumulate)), settings.largest_first * settings.epochs * steps
     batches = training_batches(data, settings, first_epoch * steps, mine, workers)
     half = torch.autocast(ranks.device.type, TYPES[settings.precision], enabled=settings.precision != "fp32")
     for epoch in range(first_epoch, settings.epochs):
-        started, total_loss = time.perf_counter(), 0.0
+        started, total_loss, made = time.perf_counter(), 0.0, 0
         for step in range(epoch * steps, (epoch + 1) * steps):
+            before = total_loss
             set_learning_rate(optimizer, settings, (step + 0.5) / (settings.epochs * steps))
             optimizer.zero_grad(set_to_none=True)
             alone = None if supernet.only is None else [Pass(supernet.only)]
@@ -73,27 +85,32 @@ def train(
                 for one in passes:
                     with half:
                         output = supernet(images, one.arch).float()  # (B, classes)
-                    if one.teacher is not None:
-                        loss = task.loss(output, task.imitation(outputs[one.teacher]), 0.0)
+                    if one.teacher is None:
+                        loss = loss_of(output, labels, said, task, settings)
                     else:
-                        loss = task.loss(output, labels, settings.label_smoothing)
-                    if one.teacher is None and said is not None:
-                        loss = torch.lerp(loss, task.loss(output, task.imitation(said), 0.0), settings.teacher_share)
+                        loss = task.loss(output, task.imitation(outputs[one.teacher]), 0.0)
                     scaler.scale(loss / settings.accumulate).backward()
                     outputs.append(output.detach())
-                    total_loss += check_finite("loss", loss.item(), epoch, step, one.arch) / len(passes) / len(mine)
+                    value = loss.item()
+                    if not scaler.is_enabled():
+                        check_finite("loss", value, epoch, step, one.arch)
+                    total_loss += value / len(passes) / len(mine)
             ranks.sum_([weight.grad for weight in weights if weight.grad is not None])
             scaler.unscale_(optimizer)
             norm = nn.utils.clip_grad_norm_(weights, settings.clip_norm)
-            if not scaler.is_enabled():  # it leaves out steps of infinite gradients by itself
-                check_finite("gradient", norm.item(), epoch, step, one.arch)  # before it spoils weights that are kept
-            scaler.step(optimizer)
+            if overflowed(norm.item(), scaler, epoch, step, one.arch):  # it would spoil weights that are kept
+                total_loss = before
+                forget_overflow(supernet)
+            else:
+                made += 1
+            scaler.step(optimizer)  # what overflowed it leaves out by itself
             scaler.update()
             average.update()
-            done = step + 1 - epoch * steps
-            speed = done * settings.batch / (time.perf_counter() - started)
-            progress(step + 1, settings.epochs * steps, f"{speed:.0f} images/s, loss {total_loss / done:.3f}")
-        seconds, loss_of_all = time.perf_counter() - started, sum(ranks.gather(total_loss)) / ranks.world / steps
+            speed = (step + 1 - epoch * steps) * settings.batch / (time.perf_counter() - started)
+            mean_loss = total_loss / (made or math.nan)
+            progress(step + 1, settings.epochs * steps, f"{speed:.0f} images/s, loss {mean_loss:.3f}")
+        seconds = time.perf_counter() - started
+        loss_of_all = sum(ranks.gather(total_loss)) / ranks.world / (made or math.nan)
         ranks.mean_([each for each in supernet.buffers() if each.is_floating_point()])  # of the statistics that all saw
         average.swap()
         val_accuracy = probe_accuracy(supernet, data, settings.seed, ranks=ranks)
@@ -105,6 +122,16 @@ def train(
             tell_tensorboard(run, epoch + 1, **figures)
     average.swap()  # it is what the run holds
     ranks.wait()
+
+
+def loss_of(
+    output: torch.Tensor, labels: torch.Tensor, said: torch.Tensor | None, task: Task, settings: TrainSettings
+) -> torch.Tensor:
+    """The loss of outputs (B, classes) against the labels, and in part against what a teacher has `said`: ()."""
+    loss = task.loss(output, labels, settings.label_smoothing)
+    if said is None:
+        return loss
+    return torch.lerp(loss, task.loss(output, task.imitation(said), 0.0), settings.teacher_share)
 
 
 def check_settings(settings: TrainSettings, data: Data, ranks: Ranks) -> None:
@@ -121,6 +148,19 @@ def check_settings(settings: TrainSettings, data: Data, ranks: Ranks) -> None:
         raise InputError(f"RandAugment is for grey or colour images, {data.spec} has {channels} channels: leave it out")
     if data.task != "classification" and (settings.mixup or settings.cutmix):
         raise InputError(f"mixup and cutmix mix classes, and {data.spec} is {data.task}: leave them out")
+
+
+def check_alike(supernet: nn.Module, ranks: Ranks) -> None:
+    """MismatchError on all ranks where the weights of some are not those of rank 0: they would never come together."""
+    if ranks.world == 1:
+        return
+    found = ranks.gather_plain(weights_fingerprint(supernet))
+    others = ", ".join(str(rank) for rank, weights in enumerate(found) if weights != found[0])
+    if others:
+        raise MismatchError(
+            f"of {ranks.world} processes {others} would begin with other weights than process 0: give all the same "
+            "versions of torch and hwnas, and the same files"
+        )
 
 
 def make_optimizer(supernet: nn.Module, settings: TrainSettings) -> torch.optim.SGD:
@@ -142,6 +182,27 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, settings: TrainSettings,
         factor = 0.5 + 0.5 * math.cos(math.pi * (done - settings.warmup) / (1 - settings.warmup))
     for group in optimizer.param_groups:
         group["lr"] = settings.lr * factor
+
+
+def overflowed(norm: float, scaler: torch.amp.GradScaler, epoch: int, step: int, arch: Arch) -> bool:
+    """Whether a step has gradients that are not finite: torch's scaler leaves it out, and halves the scale.
+
+    In fp16 a pass may overflow now and then, at any scale; gradients do until theirs is small enough. DivergedError
+    where that is no remedy: without a scaler, and once the scale is below LEAST_SCALE. torch begins at 2^16, and
+    doubles after 2,000 steps that went well, so that at least 17 were left out by then.
+    """
+    if math.isfinite(norm):
+        return False
+    if not scaler.is_enabled() or scaler.get_scale() < LEAST_SCALE:
+        check_finite("gradient", norm, epoch, step, arch)
+    return True
+
+
+def forget_overflow(supernet: nn.Module) -> None:
+    """Begin those statistics of batch norms anew that a pass has left without a number: they would stay so."""
+    for part in supernet.modules():
+        if isinstance(part, _BatchNorm) and not all(torch.isfinite(buffer).all() for buffer in part.buffers()):
+            part.reset_running_stats()
 
 
 def check_finite(name: str, value: float, epoch: int, step: int, arch: Arch) -> float:

@@ -63,6 +63,7 @@ def test_finetuning_is_a_run_that_export_takes(found: Path, tmp_path: Path) -> N
     assert tuned.costs == before.costs
     assert tuned.weights != before.weights
     assert tuned.accuracy > before.accuracy
+    assert tuned.asked == {"found": str(found), "epochs": "3", "lr": "0.05", "batch": "128"}
     run = load_run(tmp_path / "tuned")
     origin = load_run(Path(before.run))
     assert run.start == {"source": before.run, "fingerprint": before.weights, "train": origin.train}

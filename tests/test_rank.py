@@ -5,20 +5,34 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from hwnas import workflows
 from hwnas.__main__ import run as main
+from hwnas.cli.options import console
 from hwnas.errors import DivergedError, InputError
 from hwnas.latency import flops
-from hwnas.supernet import Data, Run, SearchSpace, TrainSettings, load_data, load_run, load_space
-from hwnas.supernet.ranking import ranking
+from hwnas.progress import silent
+from hwnas.supernet import (
+    Data,
+    Ranks,
+    Run,
+    SearchSpace,
+    TrainSettings,
+    load_data,
+    load_run,
+    load_space,
+    load_supernet,
+)
+from hwnas.supernet.ranking import difference, ranking
 from hwnas.supernet.ranks import CPU
 from hwnas.supernet.space import Arch
 from hwnas.workflows import ranking as ranking_workflow
@@ -72,7 +86,7 @@ def test_networks_are_trained_alone_once(folder: Path, tmp_path: Path) -> None:
     written = json.loads(out.read_text())
     assert written["supernet"]["tau"]["value"] == first.supernet.tau.value
     by_truth = workflows.rank(folder, truth=tmp_path / "rank.truth.csv")
-    assert by_truth == replace(first, truth=str(tmp_path / "rank.truth.csv"))
+    assert by_truth == replace(first, truth=str(tmp_path / "rank.truth.csv"), asked={"run": str(folder)})
 
 
 def test_networks_that_diverge_are_left_out_and_counted(
@@ -179,17 +193,76 @@ def test_a_truth_that_is_not_there_is_named(folder: Path, tmp_path: Path) -> Non
         workflows.rank(folder, truth=tmp_path / "none.csv")
 
 
-def test_the_command_prints_what_is_compared(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_what_is_compared(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(console, "width", 200)
     archs = networks(load_space(SPACE), 12)
     truth = table(tmp_path / "truth.csv", archs, accuracy=np.linspace(0.5, 0.9, 12).tolist())
     assert main(["rank", "--run", str(folder), "--truth", str(truth), "--out", str(tmp_path / "r.json")]) == 0
     said = capsys.readouterr().out
-    assert "12 networks" in said
-    words = " ".join(said.split())
-    assert "the supernet" in words
-    assert "Kendall tau" in words
+    assert "Kendall tau" in said
+    assert {(name, nets) for name, nets, *_ in table_rows(said)} == {
+        ("the supernet", "12"),
+        ("without batch norms of their own", "12"),
+        ("multiply-accumulates alone", "12"),
+    }
     assert main(["rank", "--run", str(folder)]) == 2
     assert "give either --nets" in capsys.readouterr().err
+
+
+def table_rows(said: str) -> list[list[str]]:
+    """The cells of the rows of all tables that were printed, on lines wide enough for each."""
+    lines = [line.strip("│ ").split("│") for line in said.splitlines() if line.startswith("│")]
+    return [[cell.strip() for cell in line] for line in lines]
+
+
+def test_the_command_tells_of_how_many_networks_and_how_far_above(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The ceiling is of fewer networks: the supernet is held against it over those alone."""
+    archs, rng = networks(load_space(SPACE), 12), np.random.default_rng(0)
+    accuracy, again = rng.uniform(0.5, 0.9, 12), rng.uniform(0.5, 0.9, 12)
+    again[5:] = np.nan
+    truth = table(tmp_path / "truth.csv", archs, accuracy=accuracy.tolist(), again=again.tolist())
+    monkeypatch.setattr(console, "width", 200)
+    assert main(["rank", "--run", str(folder), "--truth", str(truth), "--out", str(tmp_path / "r.json")]) == 0
+    rows = table_rows(capsys.readouterr().out)
+    written = json.loads((tmp_path / "r.json").read_text())
+    inherited, sizes = (np.array([net[name] for net in written["networks"]]) for name in ("inherited", "flops"))
+    above = [
+        difference(inherited, sizes, accuracy, sizes),
+        difference(inherited[:5], again[:5], accuracy[:5], sizes[:5]),
+    ]
+    assert [written[name]["tau"] for name in ("above_flops", "above_ceiling")] == [asdict(it.tau) for it in above]
+    counts = [(name, nets) for name, nets, *_ in rows]
+    assert counts[3:] == [
+        ("trained alone again (the ceiling)", "5"),
+        counts[2],
+        ("trained alone again (the ceiling)", "5"),
+    ]
+    for (_, _, tau, *_), it in zip(rows[4:], above, strict=True):
+        assert tau == f"{it.tau.value:.3f} [{it.tau.low:.3f}, {it.tau.high:.3f}]"
+
+
+def test_each_rank_looks_at_a_part_of_the_networks_without_statistics_of_their_own(
+    folder: Path,
+) -> None:
+    """Without the others, whose figures are summed up with its own."""
+    supernet = load_supernet(folder)
+    space = supernet.space
+    data, archs = load_data("digits", space), networks(space, 5)
+
+    class Apart(Ranks):
+        def sum_(self, tensors: Sequence[torch.Tensor]) -> None: ...
+
+    def figures(ranks: Ranks) -> np.ndarray:
+        return np.array(ranking_workflow.with_statistics_of_training(supernet, data, archs, silent, ranks))
+
+    whole, first, second = (figures(ranks) for ranks in (Ranks(), Apart(0, 2), Apart(1, 2)))
+    assert whole.all()
+    assert (first > 0).tolist() == [True, False, True, False, True]
+    assert (first + second).tolist() == whole.tolist()
 
 
 def test_files_of_the_user_s_are_not_written_over(

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from hwnas import workflows
+from hwnas.errors import InputError
 from hwnas.search.found import Found
-from hwnas.supernet import TrainSettings, load_supernet
+from hwnas.search.store import STORE
+from hwnas.supernet import Ranks, Supernet, TrainSettings, load_data, load_space, load_supernet, train
 from hwnas.supernet.checkpoint import read_metrics, weights_fingerprint
 
 SPACE = "mobilenet:size=16,channels=1,classes=10,stem=4,widths=4-8,depths=1-2,kernels=3-5,expansions=2-3,head=16"
@@ -92,6 +98,7 @@ def test_two_ranks_rank_as_one_process_does(torchrun: Torchrun, tmp_path: Path) 
     two = json.loads((tmp_path / "two.json").read_text())
     assert [tuple(net["arch"]) for net in two["networks"]] == [net["arch"] for net in one.networks]
     assert [net["accuracy"] for net in two["networks"]] == [net["accuracy"] for net in one.networks]
+    assert [net["without_bn"] for net in two["networks"]] == [net["without_bn"] for net in one.networks]
     assert two["supernet"]["tau"]["value"] == one.supernet.tau.value
 
 
@@ -137,6 +144,49 @@ def test_a_killed_rank_is_started_anew_and_ends_in_the_same_weights(
     assert len(read_metrics(tmp_path / "killed")) == 12
     whole, killed = (load_supernet(tmp_path / run) for run in ("whole", "killed"))
     assert weights_fingerprint(killed) == weights_fingerprint(whole)
+
+
+def answered(run: Path) -> int:
+    """Of how many candidates a search of the run keeps an answer so far."""
+    try:
+        with closing(sqlite3.connect(f"file:{run / STORE}?mode=ro", uri=True)) as store:
+            return int(store.execute("SELECT count(*) FROM answers").fetchone()[0])
+    except sqlite3.OperationalError:  # it isn't there yet
+        return 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs Linux's /proc to find a rank")
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_search_of_which_a_rank_is_killed_finds_the_same(torchrun: Torchrun, tmp_path: Path, rank: int) -> None:
+    """And evaluates no candidate a second time of which it had all answers."""
+    workflows.train(SPACE, "digits", tmp_path / "run", TrainSettings(epochs=1, batch=128, seed=3))
+    shutil.copytree(tmp_path / "run", tmp_path / "whole")
+    whole = workflows.search(tmp_path / "whole", tmp_path / "whole.json", budget=60, seed=1).found
+    process = torchrun("search", "--run", "run", "--budget", "60", "--seed", "1", "--out", "killed.json", restarts=3)
+    while answered(tmp_path / "run") < 4:
+        assert process.poll() is None
+        time.sleep(0.005)
+    victim = rank_process(process.pid, rank)
+    assert victim is not None
+    os.kill(victim, signal.SIGKILL)
+    finished(process)
+    found = Found.load(tmp_path / "killed.json")
+    assert (found.arch, found.accuracy) == (whole.arch, whole.accuracy)
+    assert found.reused > 0
+
+
+def test_ranks_that_would_begin_with_other_weights_are_named(tmp_path: Path) -> None:
+    """Before a step: in the end nobody would see it."""
+
+    class Others(Ranks):
+        def gather_plain(self, value: Any) -> list[Any]:
+            return [value, "others", value, "others"]
+
+    space = load_space(SPACE)
+    data = load_data("digits", space)
+    with pytest.raises(InputError, match="of 4 processes 1, 3 would begin with other weights than process 0: give all"):
+        train(Supernet(space), data, TrainSettings(epochs=1, accumulate=4), tmp_path, ranks=Others(world=4))
+    assert not list(tmp_path.iterdir())
 
 
 def test_parts_that_processes_cannot_share_are_named(torchrun: Torchrun) -> None:
@@ -187,9 +237,13 @@ import json
 from dataclasses import replace
 from pathlib import Path
 import torch
+from hwnas import workflows
+from hwnas.errors import InputError
 from hwnas.supernet import Ranks, Supernet, TrainSettings, load_data, load_space, train
+from hwnas.supernet.checkpoint import weights_fingerprint
 from hwnas.supernet.evaluation import accuracy, bn_images, calibrate_bn
 from hwnas.supernet.ranks import joined
+from hwnas.supernet.sampling import SAMPLING
 
 def figures(ranks):
     torch.manual_seed(0)
@@ -205,24 +259,36 @@ def figures(ranks):
     judged.append(accuracy(subnet, replace(data, metric="rmse", task="regression"), numbers, ranks))
     return judged + torch.cat(found).tolist()
 
-def apart_after_training(ranks, folder):
-    torch.manual_seed(0)
+def trained(ranks, folder, seed, rule="uniform"):
+    torch.manual_seed(seed)
     data, supernet = load_data("digits", load_space({space!r})), Supernet(load_space({space!r}))
-    train(supernet, data, TrainSettings(epochs=1, batch=256, accumulate=2), folder, ranks=ranks)
-    own = torch.cat([each.flatten() for each in supernet.buffers() if each.is_floating_point()])
-    first, second = map(torch.tensor, ranks.gather_plain(own.tolist()))
-    return (first - second).abs().max().item()
+    train(supernet, data, TrainSettings(epochs=1, batch=256, accumulate=2, sampling=rule), folder, ranks=ranks)
+    return weights_fingerprint(supernet)
+
+def refused(ranks):
+    try:
+        trained(ranks, Path("other"), seed=ranks.rank)
+    except InputError as error:
+        return str(error)
+
+def found(ranks):
+    settings = TrainSettings(epochs=1, batch=256, accumulate=2)
+    workflows.train({space!r}, "digits", Path("run"), settings, ranks=ranks)
+    return workflows.search(Path("run"), Path("found.json"), budget=6, ranks=ranks).found.arch
 
 with joined("cpu") as ranks:
     together, alone = figures(ranks), figures(Ranks())
     apart = max(abs(a - b) for a, b in zip(together, alone, strict=True))
-    trained_apart = apart_after_training(ranks, Path("trained"))
-    print(json.dumps([ranks.world, len(together), apart, trained_apart]), flush=True)
+    weights = [trained(ranks, Path(rule), 0, rule) for rule in SAMPLING]
+    line = [ranks.world, len(together), apart, weights, found(ranks), refused(ranks)]
+    print(json.dumps(line), flush=True)
 """
 
 
-def test_statistics_and_figures_of_ranks_together_are_those_of_one(tmp_path: Path) -> None:
-    """Every running mean and variance, three metrics, a split with fewer batches than ranks; and after training."""
+def test_what_ranks_hold_together_is_what_one_holds(tmp_path: Path) -> None:
+    """Every running mean and variance, three metrics, a split with fewer batches than ranks; after a training all
+    weights and statistics, by each sampling rule, to the last bit; the network of a search. Not begun alike, they stop.
+    """
     program = tmp_path / "together.py"
     program.write_text(TOGETHER.format(space=SPACE))
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -233,7 +299,10 @@ def test_statistics_and_figures_of_ranks_together_are_those_of_one(tmp_path: Pat
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert [world for world, *_ in lines] == [2, 2]
-    for _, count, apart, trained_apart in lines:
+    for _, count, apart, weights, arch, refused in lines:
         assert count > 50
         assert apart < 1e-5
-        assert trained_apart < 1e-6
+        assert weights == lines[0][3]
+        assert len(set(weights)) == 3
+        assert arch == lines[0][4]
+        assert "of 2 processes 1 would begin with other weights than process 0" in refused

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,12 @@ from ..supernet.checkpoint import weights_fingerprint
 from ..supernet.cost import analytic_cost, flops
 from ..supernet.evaluation import accuracy, bn_images, calibrated_subnet
 from ..supernet.metrics import METRICS
-from ..supernet.ranking import Ranking, ranking
+from ..supernet.ranking import Difference, Ranking, difference, ranking
 from ..supernet.ranks import ALONE, Ranks
 from ..supernet.space import Arch
 from .evaluating import Evaluator, train_alone
 from .pricing import load_tables
-from .runs import check_finished, run_data
+from .runs import as_asked, check_finished, run_data
 from .training import supernet_settings
 
 VERSION = 1
@@ -58,9 +58,11 @@ class RankReport:
 
     `supernet` is by inherited weights with batch norms re-estimated, `without_bn` with those of the training (what puts
     out no numbers counts as the worst of the others),
-    `flops` by size alone, `ceiling` by a second training of each alone (of those that had one; None without). `cost`
-    says what bands are of: `flops`, or a device. `lost` are the (architecture, seed) of trainings alone that ended
-    without a figure. `truth` is the CSV of what networks reach, "" where they were trained.
+    `flops` by size alone, `ceiling` by a second training of each alone (of those that had one; None without).
+    `above_flops` and `above_ceiling` are by how much the supernet ranks better than these, over the networks that both
+    judge. `cost` says what bands are of: `flops`, or a device. `lost` are the (architecture, seed) of trainings alone
+    that ended without a figure. `truth` is the CSV of what networks reach, "" where they were trained. `asked` are
+    options as they were given.
     """
 
     nets: int
@@ -70,9 +72,12 @@ class RankReport:
     without_bn: Ranking
     flops: Ranking
     ceiling: Ranking | None
+    above_flops: Difference
+    above_ceiling: Difference | None
     networks: tuple[dict[str, Any], ...]
     lost: tuple[tuple[Arch, int], ...] = ()
     truth: str = ""
+    asked: Mapping[str, str] = field(default_factory=dict)
 
 
 def rank(
@@ -109,6 +114,7 @@ def rank(
     check_finished(trained, note)
     space, data = supernet.space, run_data(trained, supernet.space)
     tables = load_tables([table] if table else [], space)
+    asked = as_asked(run=run, nets=nets, again=again, epochs=epochs, seed=seed or None, table=table)
     if truth is not None:
         known = read_truth(truth, space)
     else:
@@ -123,13 +129,14 @@ def rank(
         )
     evaluator = Evaluator(trained, supernet, data, weights_fingerprint(supernet), ranks)
     supernet.to(ranks.device)
+    plain = with_statistics_of_training(supernet, data, list(known.accuracy), progress, ranks)
     if not ranks.first:
         evaluator.serve()
         said: RankReport = ranks.broadcast(None)
         return said
     with evaluator.helped():
-        report = ranked(evaluator, known, next(iter(tables.values()), None), progress)
-    report = replace(report, truth="" if truth is None else str(truth.resolve()))
+        report = ranked(evaluator, known, plain, next(iter(tables.values()), None), progress)
+    report = replace(report, truth="" if truth is None else str(truth.resolve()), asked=asked)
     if out is not None:
         save(report, known, out, truth)
     ranks.broadcast(report)
@@ -209,34 +216,51 @@ def test_accuracy(network: Supernet, data: Data, arch: Arch, seed: int) -> float
     return accuracy(calibrated_subnet(network, arch, bn_images(data, seed)), data, data.test)
 
 
-def ranked(evaluator: Evaluator, known: Truth, table: LatencyTable | None, progress: Progress) -> RankReport:
-    """All rankings of the networks whose truth is known; bands are of latency where there is a table."""
-    supernet, data = evaluator.supernet, evaluator.data
-    space, archs, better = supernet.space, list(known.accuracy), METRICS[data.metric].direction
+def with_statistics_of_training(
+    supernet: Supernet, data: Data, archs: Sequence[Arch], progress: Progress, ranks: Ranks
+) -> list[float]:
+    """The metric of networks with inherited weights whose batch norms are not re-estimated; each rank takes some."""
+    values = torch.zeros(len(archs), dtype=torch.float64)
+    for number in ranks.share(range(len(archs))):
+        progress(number + 1, len(archs), "accuracy without batch norms of their own")
+        values[number] = accuracy(supernet.subnet(archs[number]).eval(), data, data.val)
+    ranks.sum_([values])
+    return values.tolist()
+
+
+def ranked(
+    evaluator: Evaluator, known: Truth, plain: Sequence[float], table: LatencyTable | None, progress: Progress
+) -> RankReport:
+    """All rankings of the networks whose truth is known; bands are of latency where there is a table.
+
+    `plain` is what `with_statistics_of_training` found of them.
+    """
+    space, metric = evaluator.supernet.space, evaluator.data.metric
+    archs, better = list(known.accuracy), METRICS[metric].direction
     truth = np.array([known.accuracy[arch] for arch in archs])
     sizes = np.array([flops(space, arch) for arch in archs], dtype=float)
     costs = sizes if table is None else table.predict_many(archs)
-    inherited, plain = [], []
+    inherited = list[float]()
     with EvaluationStore(evaluator.run.folder / STORE) as store:
         for number, value in enumerate(evaluator.stored(store)(archs), 1):
             progress(number, len(archs), "accuracy with inherited weights")
             inherited.append(value)
-    for number, arch in enumerate(archs, 1):
-        progress(number, len(archs), "the same without batch norms of their own")
-        plain.append(accuracy(supernet.subnet(arch).eval(), data, data.val))
     inherited, plain = (finite(values, better) for values in (inherited, plain))
     both = [i for i, arch in enumerate(archs) if arch in known.again]
     second = np.array([known.again[archs[i]] for i in both])
     columns = {"accuracy": truth, "inherited": inherited, "without_bn": plain, "flops": sizes, "cost": costs}
-    goal = better * truth  # the larger the better, as figures must be
+    goal, said = better * truth, better * np.array(inherited)  # the larger the better, as figures must be
+    has_ceiling = len(both) >= LEAST
     return RankReport(
         nets=len(archs),
         cost="flops" if table is None else table.name,
-        metric=data.metric,
-        supernet=ranking(better * np.array(inherited), goal, costs),
+        metric=metric,
+        supernet=ranking(said, goal, costs),
         without_bn=ranking(better * np.array(plain), goal, costs),
         flops=ranking(sizes, goal, costs),
-        ceiling=ranking(better * second, goal[both], costs[both]) if len(both) >= LEAST else None,
+        ceiling=ranking(better * second, goal[both], costs[both]) if has_ceiling else None,
+        above_flops=difference(said, sizes, goal, costs),
+        above_ceiling=difference(said[both], better * second, goal[both], costs[both]) if has_ceiling else None,
         networks=tuple(
             {"arch": arch, **dict(zip(columns, map(float, row), strict=True))}
             for arch, row in zip(archs, zip(*columns.values(), strict=True), strict=True)

@@ -28,6 +28,11 @@ from ..supernet.metrics import METRICS as KNOWN_METRICS
 from ..supernet.spaces import SPACES
 
 
+def as_asked(**given: object) -> dict[str, str]:
+    """Options of a command as they were given, for the file that it makes to tell them; None was not given."""
+    return {name: str(value) for name, value in given.items() if value is not None}
+
+
 def last_metrics(run: Run) -> dict[str, float]:
     """What the last finished epoch of a run measured."""
     metrics = read_metrics(run.folder)

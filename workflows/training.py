@@ -26,7 +26,7 @@ from ..supernet.ranks import ALONE, Ranks
 from ..supernet.spaces import space_record
 from ..supernet.teacher import load_teacher
 from ..supernet.training import check_settings
-from .runs import check_same, objective, run_data, run_of, supernet_of
+from .runs import as_asked, check_same, objective, run_data, run_of, supernet_of
 
 FOUND = "found.json"
 FINETUNE_EPOCHS = 2
@@ -170,7 +170,8 @@ def finetune(
     record = data_record(images)
     run = Run(out, origin.space, record, folder, origin.sharing, asdict(settings), arch=found.arch, start=start)
     train_run(run, network, images, settings, resume, progress, ranks, workers)
-    tuned = evaluated(found, run, network, objective(images, found.metric), ranks)
+    asked = as_asked(found=found_file, data=data, data_dir=data_dir, from_scratch=from_scratch or None, **changes or {})
+    tuned = replace(evaluated(found, run, network, objective(images, found.metric), ranks), asked=asked)
     if ranks.first:
         tuned.save(out / FOUND)
     return tuned

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +14,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import v2
 
 from hwnas.errors import FaultError
 from hwnas.supernet import Data, TrainSettings, load_data, load_space
-from hwnas.supernet.batches import MOST_WORKERS, Part, augment, prepared, training_batches, usual_workers
+from hwnas.supernet.batches import MOST_WORKERS, Part, augment, prepared, seed_of, training_batches, usual_workers
 from hwnas.supernet.pictures import Pictures
 from hwnas.supernet.ranks import CPU, Ranks
 
@@ -151,6 +153,39 @@ def test_mixed_images_have_the_labels_of_both(digits: Data, change: dict[str, fl
         assert torch.allclose(images, share[~alike][0] * plain + (1 - share[~alike][0]) * other, atol=1e-5)
     else:
         assert ((images == plain) | (images == other)).all()
+
+
+def test_randaugment_is_torchvisions(digits: Data) -> None:
+    """Each image by itself, from the random state of the step and its part."""
+    parts = next(training_batches(digits, replace(PLAIN, batch=64, accumulate=2, randaugment=9), 3, mine=(0, 1)))
+    plain = next(training_batches(digits, replace(PLAIN, batch=64, accumulate=2), 3, mine=(0, 1)))
+    change = v2.RandAugment(magnitude=9)
+    for part, before in zip(parts, plain, strict=True):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_of(PLAIN.seed, "randaugment", 3, part.number))
+            expected = torch.stack([change(image) for image in before.images])
+        assert torch.equal(part.images, expected)
+        assert torch.equal(part.labels, before.labels)
+        assert (part.images != before.images).flatten(1).any(1).float().mean() > 0.5
+
+
+def test_the_magnitude_says_how_far_randaugment_goes(digits: Data) -> None:
+    def changed(magnitude: int) -> float:
+        made = next(training_batches(digits, replace(PLAIN, batch=256, randaugment=magnitude), 0))[0].images
+        plain = next(training_batches(digits, replace(PLAIN, batch=256), 0))[0].images
+        return (made.float() - plain.float()).abs().mean().item()
+
+    assert 0 < changed(1) < changed(9) < changed(30)
+
+
+def test_mixup_and_cutmix_take_turns_where_both_are_on(digits: Data) -> None:
+    """In which of 40 parts of batches every pixel is that of one of two images."""
+    settings, found = replace(PLAIN, batch=64, mixup=0.4, cutmix=1.0), Counter[bool]()
+    for step, (part,) in zip(range(40), training_batches(digits, settings), strict=False):
+        images, _ = prepared(part, digits, settings, step, CPU)
+        plain = digits.normalise(part.images)
+        found[bool(((images == plain) | (images == plain.roll(1, 0))).all())] += 1
+    assert min(found[True], found[False]) >= 10
 
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # Python 3.12 on forks of processes with threads

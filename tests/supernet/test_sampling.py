@@ -12,7 +12,18 @@ import torch.nn.functional as F
 from scipy import stats
 
 from hwnas.latency import flops
-from hwnas.supernet import Arch, ChainSpace, ChoiceSpace, Data, Node, SearchSpace, Supernet, TrainSettings, train
+from hwnas.supernet import (
+    Arch,
+    ChainSpace,
+    ChoiceSpace,
+    Data,
+    Node,
+    SearchSpace,
+    Supernet,
+    TrainSettings,
+    load_space,
+    train,
+)
 from hwnas.supernet.sampling import SAMPLING, Pass, extremes, fair, sandwich, uniform
 
 BATCH = 64
@@ -96,14 +107,31 @@ def test_the_sandwich_has_the_largest_the_smallest_and_two_random_paths(tiny: Ch
     assert first[2:] != second[2:]
 
 
-def test_extremes_of_a_space_that_does_not_add_up_are_among_random_ones(tiny: ChainSpace) -> None:
+def test_extremes_of_a_space_that_does_not_add_up(tiny: ChainSpace) -> None:
     class Opaque(ChainSpace):
         @property
         def options(self) -> None:  # type: ignore[override]
             return None
 
-    smallest, largest = extremes(Opaque(tiny.recipe))
-    assert flops(tiny, smallest) < 0.5 * flops(tiny, largest)
+    assert extremes(Opaque(tiny.recipe)) == tuple(map(tiny.canonical, extremes(tiny)))
+
+
+ELASTIC = "mobilenet:size=16-32,channels=1,classes=10,stem=8,widths=8+16-24+32,depths=1+2+3-2+4,head=64"
+RANKING = str(Path(__file__).parents[2] / "benchmarks" / "ranking.toml")
+
+
+@pytest.mark.parametrize(
+    ("spec", "ends"),
+    [
+        (RANKING, ((0,) * 13, (1, 1, 3, 3, 2, 1, 3, 3, 3, 1, 1, 3, 3))),
+        # option 6 of a block is none
+        (ELASTIC, ((0, 0, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0), (1, 2, 1, 5, 5, 5, 1, 1, 5, 5, 5, 5))),
+    ],
+    ids=["ranking", "elastic"],
+)
+def test_extremes_are_the_ends_where_depth_width_and_resolution_are_choices(spec: str, ends: tuple[Arch, Arch]) -> None:
+    """Of hundreds of thousands of networks hardly one is the largest: a random pool doesn't have it."""
+    assert extremes(load_space(spec)) == ends
 
 
 @pytest.mark.parametrize("rule", SAMPLING)

@@ -21,7 +21,7 @@ from hwnas.errors import HwnasError, InputError, MissingLayerError
 from hwnas.export import compose, layers_to_onnx, to_onnx
 from hwnas.export.onnx_model import shifted
 from hwnas.latency import analytic_cost, flops, memory, params
-from hwnas.supernet import Arch, ChainSpace, ChoiceSpace, Layer, Node, SearchSpace, Supernet
+from hwnas.supernet import Arch, ChainSpace, ChoiceSpace, Layer, Node, SearchSpace, Supernet, sampling
 from hwnas.supernet.layer import INPUT
 from hwnas.supernet.network import run
 from hwnas.supernet.recipe import Block, Choice, Recipe, Stage
@@ -124,6 +124,17 @@ def every_arch(space: SearchSpace, prefix: Arch = ()) -> Iterator[Arch]:
     else:
         for gene in range(options):
             yield from every_arch(space, (*prefix, gene))
+
+
+@each_name
+def test_the_smallest_and_the_largest_are_found_from_few_random_ones(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampling, "POOL", 3)
+    space = SPACES[name]
+    every_flops = [flops(space, arch) for arch in every_arch(space)]
+    smallest, largest = sampling.extremes.__wrapped__(space)
+    assert (flops(space, smallest), flops(space, largest)) == (min(every_flops), max(every_flops))
 
 
 @each_name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from torch import nn
+from torchvision.transforms.v2.functional import resize
 
 from hwnas import workflows
 from hwnas.errors import InputError
@@ -50,6 +52,31 @@ def test_imagenets_weights_get_images_on_imagenets_scale(digits: Data) -> None:
     torch.testing.assert_close(teacher(data.normalise(pixels)), expected.flatten(1))
 
 
+@pytest.mark.parametrize(
+    ("name", "size_px"),
+    [
+        (NAME, None),
+        ("resnet18", None),
+        ("googlenet", None),
+        ("inception_v3", 299),
+        pytest.param("vit_b_16", 224, marks=pytest.mark.slow),
+    ],
+)
+def test_it_may_be_of_any_family(name: str, size_px: int | None, digits: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the size of the data; such as take no images of 16 pixels at ImageNet's. Auxiliary outputs are left out."""
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        plain = torchvision.models.get_model(name, num_classes=10).eval()
+    monkeypatch.setattr("hwnas.supernet.teacher.read_state", lambda _: plain.state_dict())
+    teacher = load_teacher(f"torchvision:{name}=net.pt", digits, CPU)
+    assert teacher.size_px == size_px
+    images = digits.normalise(digits.train.images[:2]).expand(-1, 3, -1, -1)
+    seen = images if size_px is None else resize(images, [size_px, size_px])
+    with torch.no_grad():
+        torch.testing.assert_close(teacher(images[:, :1]), plain(seen), rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_a_step_learns_from_labels_and_teacher(
     file: Path, digits: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float
@@ -79,6 +106,8 @@ def test_a_step_learns_from_labels_and_teacher(
 
 def test_what_cannot_teach_is_named(file: Path, digits: Data) -> None:
     seven = replace(digits, classes=digits.classes[:7])
+    train = replace(digits.train, images=digits.train.images.expand(-1, 2, -1, -1))
+    two_channels = replace(digits, train=train, mean=digits.mean.expand(2), std=digits.std.expand(2))
     for spec, data, message in [
         ("resnet18", digits, r"resnet18 can't teach digits \(classification\): write torchvision:NAME=FILE.pt"),
         (
@@ -89,6 +118,11 @@ def test_what_cannot_teach_is_named(file: Path, digits: Data) -> None:
         (f"torchvision:{NAME}={file}", seven, r"does not tell 7 classes apart \(size mismatch for classifier"),
         (f"torchvision:{NAME}={file}", replace(digits, task="regression"), r"can't teach digits \(regression\)"),
         (f"torchvision:{NAME}=nothing.pt", digits, "there is no file nothing.pt"),
+        (
+            f"torchvision:{NAME}={file}",
+            two_channels,
+            r"can't look at images of 2x16x16 \(.* channels.*\): take another",
+        ),
     ]:
         with pytest.raises(InputError, match=message):
             load_teacher(spec, data, CPU)
