@@ -93,6 +93,7 @@ def validate(
     rows.add_row("within 5 %", f"{found.within_5:.1%}", "")
     rows.add_row("within 10 %", f"{found.within_10:.1%}", "")
     rows.add_row("90 % intervals hold", f"{found.interval_coverage:.1%}", "")
+    rows.add_row("within what is promised", f"{found.kept:.1%}", "")
     console.print(rows)
     if found.predictors:
         words = ", ".join(f"{name} {score.mape:.2%}" for name, score in found.predictors.items())

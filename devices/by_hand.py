@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import shutil
 import statistics
 from collections import defaultdict
@@ -22,6 +23,7 @@ from .series import Plan, Series, calm_level, median_interval, nominal_ms, perce
 
 REFERENCE, MANIFEST, RESULTS, NOTE = "reference.onnx", "manifest.csv", "results.csv", "READ-ME.txt"
 SAMPLES, LEAST = "samples.jsonl", 5  # fewer times than this tell no interval
+FIRST_ROW = (REFERENCE, "the reference", Form())  # of the manifest: the yardstick has one form whatever the models have
 CANNOT = "cannot:"  # what stands before a reason, in place of milliseconds
 WARM_UP_MS = 200.0  # trtexec's own, which its rows of times include
 HOW = f"""Time every .onnx file here ({MANIFEST} lists them) on the machine that is to be known, and bring this
@@ -40,7 +42,7 @@ Then give the same hwnas command again.
 
 @dataclass(frozen=True)
 class FolderDevice:
-    """Times measured by hand: `folder` takes the models, and the times that were measured elsewhere."""
+    """Times measured by hand: `folder` takes the models, in this form, and the times that were measured elsewhere."""
 
     folder: Path
     form: Form = field(default_factory=Form)
@@ -72,12 +74,15 @@ class FolderDevice:
         """
         files = {job.name: f"{digest(job.name, job.model)}.onnx" for job in jobs}
         if len(files) < len(jobs) or not jobs:
-            raise InputError("jobs to measure need a name each, and its own")
+            names = ", ".join(job.name for job in jobs)
+            raise InputError(f"jobs to measure need a name each, and its own; given: {names or 'none'}")
         if any(job.sustained_s for job in jobs):
             raise InputError(f"folder:{self.folder} takes no times under load: leave out --sustained")
         self._write(jobs, files)
         series, times_ms, errors = self._series(), self._times(), self._errors(files)
         run = {name: file for name, file in files.items() if name not in errors}
+        if not run:
+            return Measurements({}, math.nan, 0.0, True, (), errors)
         missing = [name for name, file in run.items() if file not in series and len(times_ms[file]) < LEAST]
         calm_ms = calm_level(series.values())
         reference = [ms for one in series.values() for ms in one.beside_ms] or times_ms[REFERENCE]
@@ -94,8 +99,9 @@ class FolderDevice:
             if file in series:
                 figures: dict[str, Any] = series[file].timing(reference_ms, calm_ms)
                 timings[name] = Timing(name, **figures)
-        settled = self._result().get("settled", True) if series else True
-        return Measurements(timings, reference_ms, 0.0, settled, tuple(self._samples(files)), errors)
+        said = self._result() if series else {}
+        spent_s, settled = said.get("seconds", 0.0), said.get("settled", True)
+        return Measurements(timings, reference_ms, spent_s, settled, tuple(self._samples(files)), errors)
 
     def _write(self, jobs: Sequence[Job], files: Mapping[str, str]) -> None:
         """Put models, manifest and the measuring program where they are to be taken from."""
@@ -103,8 +109,9 @@ class FolderDevice:
         for file, model in models.items():
             if not (self.folder / file).is_file():
                 write_bytes(self.folder / file, model)
-        rows = "".join(f'{file},"{name}"\n' for name, file in files.items())
-        write_bytes(self.folder / MANIFEST, f"file,what\n{REFERENCE},the reference\n{rows}".encode())
+        rows = [(file, name, self.form) for name, file in files.items()]
+        lines = (f'{file},"{what}",{form.batch},{form.precision}\n' for file, what, form in [FIRST_ROW, *rows])
+        write_bytes(self.folder / MANIFEST, f"file,what,batch,precision\n{''.join(lines)}".encode())
         runtime = OnnxRuntime()
         plan = Plan(REFERENCE, list(files.values()), options=runtime.options())
         write_bytes(self.folder / "plan.json", json.dumps(asdict(plan)).encode())

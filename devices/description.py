@@ -12,7 +12,7 @@ from ..files import load_toml
 from ..names import parse_settings
 from .adb import AdbHost
 from .by_hand import FolderDevice
-from .device import Device
+from .device import Device, Form
 from .local import LocalHost
 from .runtimes import OnnxRuntime, TensorRT
 from .ssh import SshHost
@@ -23,6 +23,8 @@ RUNTIMES = {"onnxruntime": OnnxRuntime, "tensorrt": TensorRT}
 KEYS = ("name", "emulated", "host", "runtime", "effort")
 LOCAL_SETTINGS = {"name": "local", **asdict(LocalHost()), **asdict(OnnxRuntime()), **asdict(Effort())}
 """The settings that may stand behind `local:`, with their defaults."""
+FOLDER_SETTINGS = asdict(Form())
+"""Those that may stand behind `folder:DIR,`."""
 
 
 def load_device(text: str) -> Device:
@@ -108,11 +110,21 @@ def _typed(value: Any, like: Any, where: str) -> Any:
     raise InputError(f"{where} is {value!r}; {wanted.get(type(like), 'true or false')} was expected")
 
 
-def folder_device(folder: str) -> FolderDevice:
-    """folder:DIR, a machine reached by hand: models are put there, times read from there."""
-    if not folder:
+def folder_device(text: str) -> FolderDevice:
+    """folder:DIR or folder:DIR,batch=8,precision=fp16, a machine reached by hand: models go there, times lie there.
+
+    Settings follow the first comma of the folder's own name, which can't have one; those above it may.
+    """
+    last, comma, settings = Path(text).name.partition(",")
+    if not text or (comma and not last):
         raise InputError("folder: names no folder; write folder:DIR")
-    return FolderDevice(Path(folder))
+    folder = Path(text).parent / last if comma else Path(text)
+    try:
+        return FolderDevice(folder, Form(**parse_settings(settings, FOLDER_SETTINGS, f"device folder:{folder}")))
+    except InputError:
+        if comma and Path(text).is_dir():
+            raise InputError(f"folder:{text}: a folder whose name has a comma can't be a device: rename it") from None
+        raise
 
 
 DEVICES: dict[str, Callable[[str], Device]] = {"local": local_device, "folder": folder_device}

@@ -57,9 +57,10 @@ class Job:
 class Timing:
     """The time of one job, as a ratio to the reference network measured beside it.
 
-    `ratio` is the median over the rounds, `low` and `high` are the ends of its 90 % interval; `raw_ms` is
-    the median of all runs as the device's clock showed them. `p95` is the ratio that 95 % of single runs keep, by
-    the wall clock; `sustained` the ratio under load for as long as the job said (None: it said nothing).
+    `ratio` is the median over the rounds, `low` and `high` are the ends of its 90 % interval, which spans the medians
+    of all builds where a compiler made several; `raw_ms` is the median of all runs as the device's clock showed them.
+    `p95` is the ratio that 95 % of single runs keep, by the wall clock; `sustained` the ratio under load for as long as
+    the job said (None: it said nothing).
     """
 
     name: str
@@ -101,7 +102,7 @@ class Sample:
     def of_line(cls, name: str, line: Mapping[str, Any]) -> Sample:
         """A line that a measuring program wrote as a sample of the job `name`.
 
-        Load without a pause is a sample named `NAME under load`: the median of each second, without a reference.
+        A second of load without a pause is a sample named `NAME under load`: its median, without a reference.
         """
         if "load_ms" in line:
             name, load_ms = f"{name} under load", line["load_ms"]
@@ -117,7 +118,7 @@ class Measurements:
     """What one call of `measure` found: a timing per job, by name, and the samples behind them.
 
     `errors` are the jobs that could not run there, each with the reason. Where half of the intervals are wider than
-    `tolerance`, they are too poor for a table.
+    `tolerance`, they are too poor for a table or a verdict.
 
     `reference_ms` is the median of all runs of the reference: `ratio * reference_ms` is a job's time in ms.
     `settled` tells whether every interval became as narrow as was asked; otherwise a cap ended the call.

@@ -34,7 +34,13 @@ class LocalHost:
             raise FaultError(last_words(ran.stderr, ran.returncode))
         return read_description(ran.stdout, "what runs before it, such as sitecustomize, must print nothing")
 
-    def work(self, program: Sequence[Path], folder: Path, listen: Callable[[str], None]) -> None:
+    def work(
+        self,
+        program: Sequence[Path],
+        folder: Path,
+        listen: Callable[[str], None],
+        keep: bool,  # noqa: ARG002 - nothing is left elsewhere
+    ) -> None:
         """Run the program on `folder`; it ends with us, whatever happens here."""
         said = folder / "stderr.txt"  # a file, as a pipe that nobody reads may fill up and block
         with (

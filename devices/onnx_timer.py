@@ -49,7 +49,7 @@ def _imported_version() -> str | None:
     return str(onnxruntime.__version__)
 
 
-def open_session(path: Path, plan: Plan) -> Run:
+def open_session(path: Path, plan: Plan, _: int) -> Run:
     """Load a model and bind random inputs and its outputs: what is timed is inference and nothing else."""
     import onnxruntime as ort
 

@@ -7,7 +7,6 @@ Android has.
 from __future__ import annotations
 
 import io
-import itertools
 import json
 import secrets
 import tarfile
@@ -16,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from ..errors import CrashError, FaultError
 from ..files import write_bytes
@@ -30,6 +29,8 @@ KILLED = -1  # the status that Paramiko tells of a program that a signal ended
 FETCH_S = 2.0  # how often samples come over
 PAUSE_S = 1.0  # between attempts to reach a machine
 ATTEMPTS = 50  # that end without a new sample, before a connection made is no progress any more
+
+T = TypeVar("T")
 
 
 class DroppedError(Exception):
@@ -69,39 +70,44 @@ class RemoteHost(ABC):
         """A connection for as long as the block lasts; DroppedError where the machine can't be reached."""
 
     def describe(self, program: Sequence[Path], options: Mapping[str, Any]) -> dict[str, str]:
-        """What a measuring program says of the machine."""
-        try:
-            with self.connect() as wire, _folder(wire, f"{self.folder}/{secrets.token_hex(8)}") as there:
-                try:
-                    _send(wire, program, there)
-                    said = "".join(wire.execute([*self.python, f"{there}/{program[0].name}", json.dumps(options)]))
-                finally:
-                    with suppress(DroppedError, FailedError):
-                        _remove(wire, there)
-        except DroppedError as error:
-            raise FaultError(f"cannot be reached: {error}") from error
+        """What a measuring program says of the machine; FaultError at once where it can't be reached at all."""
+
+        def ask(wire: Wire, there: str) -> str:
+            _send(wire, program, there)
+            return "".join(wire.execute([*self.python, f"{there}/{program[0].name}", json.dumps(options)]))
+
+        said = self._held(ask, f"{self.folder}/{secrets.token_hex(8)}")
         return read_description(
             said, "its shell's start files (~/.bashrc) must print nothing where no one is logged in"
         )
 
-    def work(self, program: Sequence[Path], folder: Path, listen: Callable[[str], None]) -> None:
+    def work(self, program: Sequence[Path], folder: Path, listen: Callable[[str], None], keep: bool) -> None:
         """Run a measuring program there on a copy of `folder`, as `Host.work` says."""
-        there, last_s, had = f"{self.folder}/{_place(folder)}", time.monotonic(), -1
         timer.read_samples(folder / SAMPLES)  # cuts off a line that is not whole
-        for attempt in itertools.count(1):
-            connected = False
+
+        def attempt(wire: Wire, there: str) -> None:
+            self._attempt(wire, there, program, folder, listen)
+
+        self._held(attempt, f"{self.folder}/{_place(folder)}", keep, folder / SAMPLES)
+
+    def _held(self, do: Callable[[Wire, str], T], place: str, keep: bool = False, grows: Path | None = None) -> T:
+        """What `do` gives in a folder there, over a wire that is connected again where it breaks.
+
+        That goes on as long as the file `grows`, or a connection is made, and a while longer. Without a file it goes on
+        for that while, and a machine that can't be reached the first time is not waited for.
+        """
+        last_s, had, reached, attempt = time.monotonic(), _size(grows), False, 0
+        while True:
+            connected, attempt = False, attempt + 1
             try:
-                with self.connect() as wire, _folder(wire, there):
-                    connected = True
-                    self._attempt(wire, there, program, folder, listen)
-                    with suppress(DroppedError, FailedError):  # the work is done
-                        _remove(wire, there)
-                return
+                with self.connect() as wire, _folder(wire, place, keep) as there:
+                    connected = reached = True
+                    return do(wire, there)
             except DroppedError as error:
-                have = _size(folder / SAMPLES)
-                if have > had or (connected and attempt < ATTEMPTS):
+                have = _size(grows)
+                if have > had or (grows and connected and attempt < ATTEMPTS):
                     last_s, had = time.monotonic(), have
-                if time.monotonic() - last_s > self.patience_s:
+                if time.monotonic() - last_s > self.patience_s or not (grows or reached):
                     raise FaultError(f"cannot be reached: {error}") from error
                 time.sleep(PAUSE_S)
 
@@ -144,8 +150,8 @@ def _fetch_samples(wire: Wire, there: str, folder: Path) -> None:
         file.write(new[: new.rfind(b"\n") + 1])
 
 
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
+def _size(path: Path | None) -> int:
+    return path.stat().st_size if path and path.exists() else 0
 
 
 def _place(folder: Path) -> str:
@@ -157,17 +163,33 @@ def _place(folder: Path) -> str:
 
 
 @contextmanager
-def _folder(wire: Wire, there: str) -> Iterator[str]:
-    """A folder there; what goes wrong inside is said in words."""
+def _folder(wire: Wire, there: str, keep: bool = False) -> Iterator[str]:
+    """A folder there until the end of the block; what goes wrong inside is said in words.
+
+    It stays where the wire breaks or the program there crashes, and with `keep` wherever something goes wrong: a later
+    attempt goes on in it.
+    """
     try:
         _run(wire, ["mkdir", "-p", "-m", "700", there])
         yield there
-    except FailedError as error:
-        if error.status == NOT_FOUND:
-            raise FaultError(f"{error.words[0]} was not found there: install it, or set python") from error
-        if error.status == KILLED or crashed(error.status):
-            raise CrashError(last_words(error.said, error.status)) from error
-        raise FaultError(last_words(error.said, error.status)) from error
+    except DroppedError:
+        raise
+    except BaseException as error:
+        told = _in_words(error) if isinstance(error, FailedError) else error
+        if not (keep or isinstance(told, CrashError)):
+            _remove(wire, there)
+        if told is error:
+            raise
+        raise told from error
+    _remove(wire, there)
+
+
+def _in_words(error: FailedError) -> FaultError:
+    """Why a program there failed."""
+    if error.status == NOT_FOUND:
+        return FaultError(f"{error.words[0]} was not found there: install it, or set python")
+    kind = CrashError if error.status == KILLED or crashed(error.status) else FaultError
+    return kind(last_words(error.said, error.status))
 
 
 def _sizes(wire: Wire, there: str) -> dict[str, int]:
@@ -196,7 +218,9 @@ def _send(wire: Wire, paths: Iterable[Path], there: str) -> None:
 
 
 def _remove(wire: Wire, there: str) -> None:
-    _run(wire, ["rm", "-r", "-f", there])
+    """Remove a folder there, if that can be done: what was wanted of it is done, or failed for another reason."""
+    with suppress(DroppedError, FailedError):
+        _run(wire, ["rm", "-r", "-f", there])
 
 
 def _run(wire: Wire, words: Sequence[str], given: bytes = b"") -> None:

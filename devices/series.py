@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Collection
+from collections import defaultdict
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -32,9 +33,14 @@ class Plan:
 
 @dataclass
 class Series:
-    """The samples of one model, in the order taken."""
+    """The samples of one model, in the order taken; `builds` says which of several engines ran, where there are some.
+
+    Samples of one build repeat its luck. So an interval spans the medians of all builds, however many samples tell
+    the median of all.
+    """
 
     ratios: list[float] = field(default_factory=list)
+    builds: list[int | None] = field(default_factory=list)
     references_ms: list[list[float]] = field(default_factory=list)  # runs of the reference beside each
     beside_ms: list[float] = field(default_factory=list)  # the fastest of these
     runs_ms: list[float] = field(default_factory=list)
@@ -49,18 +55,36 @@ class Series:
             self.started = sample["seconds"]
         beside_ms = min(sample["reference_runs_ms"])
         self.ratios.append(min(sample["runs_ms"]) / beside_ms)
+        self.builds.append(sample.get("build"))
         self.references_ms.append(sample["reference_runs_ms"])
         self.beside_ms.append(beside_ms)
         self.runs_ms += sample["runs_ms"]
         self.wall_ratios += [ms / beside_ms for ms in sample["wall_ms"]]
+
+    def add_load(self, line: dict[str, Any]) -> None:
+        """Append a second of load without a pause; one that begins at 0 begins anew."""
+        *begun_s, self.load_s = line["load_s"]  # from when to when; the end alone where all seconds are in one line
+        if not any(begun_s):
+            self.load_ms = []
+        self.load_ms += line["load_ms"]
 
     def counted(self, calm_ms: float) -> list[float]:
         """The ratios that count: those beside which the reference took at most `calm_ms`.
 
         Where these are few: those beside which it was in the faster half of its times.
         """
+        return [ratio for ratio, _ in self._counted(calm_ms)]
+
+    def build_medians(self, calm_ms: float) -> list[float]:
+        """The median of the ratios that count of each build."""
+        ratios: defaultdict[int | None, list[float]] = defaultdict(list)
+        for ratio, build in self._counted(calm_ms):
+            ratios[build].append(ratio)
+        return [statistics.median(of_one) for of_one in ratios.values()]
+
+    def _counted(self, calm_ms: float) -> Iterator[tuple[float, int | None]]:
         most_ms = calm_ms if self.calm(calm_ms) >= ENOUGH else max(calm_ms, statistics.median(self.beside_ms))
-        return [ratio for ratio, ms in zip(self.ratios, self.beside_ms) if ms <= most_ms]
+        return ((r, build) for r, build, ms in zip(self.ratios, self.builds, self.beside_ms) if ms <= most_ms)
 
     def calm(self, calm_ms: float) -> int:
         """The number of samples taken while the machine was calm."""
@@ -69,11 +93,12 @@ class Series:
     def timing(self, reference_ms: float, calm_ms: float) -> dict[str, float | None]:
         """The figures that the samples amount to; `reference_ms` is the reference's nominal time."""
         ratio, low, high = median_interval(self.counted(calm_ms))
+        medians = self.build_medians(calm_ms)
         last_ms = self.load_ms[-len(self.load_ms) // 3 :]  # the last third
         return {
             "ratio": ratio,
-            "low": low,
-            "high": high,
+            "low": min(low, *medians),
+            "high": max(high, *medians),
             "rounds": len(self.ratios),
             "raw_ms": statistics.median(self.runs_ms),
             "p95": percentile(self.wall_ratios, 0.95),
@@ -81,7 +106,7 @@ class Series:
         }
 
     def half_width(self, calm_ms: float) -> float:
-        """Half of the interval as a fraction of the median."""
+        """Half of the interval of all as a fraction of the median; more samples don't narrow what builds differ by."""
         median, low, high = median_interval(self.counted(calm_ms))
         return (high - low) / 2 / median
 

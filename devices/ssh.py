@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import shlex
 import signal
-import socket
 import subprocess
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 
 CONNECT_S = 15
 KEY_SCAN = "ssh-keyscan"  # the program that shows a machine's key
-ALIVE_S = 5  # how often to ask a silent machine for a sign of life
-DEAD_S = 20  # without an answer for so long the wire counts as broken
+ALIVE_S = 5  # how often to ask a machine for a sign of life
+DEAD_S = 20  # when nothing came for so long the wire counts as broken
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,9 @@ class SshHost(RemoteHost):
     def _log_in(self, client: paramiko.SSHClient, through: Any) -> None:
         paramiko = _library()
         to = self._target()
+        limits: dict[str, Any] = dict.fromkeys(("timeout", "banner_timeout", "auth_timeout"), CONNECT_S)
         try:
-            client.connect(**to, sock=through, timeout=CONNECT_S, banner_timeout=CONNECT_S, auth_timeout=CONNECT_S)
+            client.connect(**to, sock=through, **limits, transport_factory=_transport)
         except paramiko.BadHostKeyException as error:
             raise FaultError(
                 f"the key of {to['hostname']} is not the one in {self.known_hosts} (it is {error.key.fingerprint}): "
@@ -176,13 +178,54 @@ def _end(process: subprocess.Popen[bytes], transport: paramiko.Transport | None)
                 pipe.close()
 
 
+class Heard:
+    """A socket, or a program in place of one, that knows when the last bytes came over it (`time.monotonic`)."""
+
+    def __init__(self, sock: Any) -> None:
+        self._sock, self.heard_s = sock, time.monotonic()
+
+    def recv(self, count: int) -> bytes:
+        """The next bytes, as a socket gives them."""
+        data: bytes = self._sock.recv(count)
+        if data:
+            self.heard_s = time.monotonic()
+        return data
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+
+def _transport(sock: Any, **options: Any) -> paramiko.Transport:
+    transport: paramiko.Transport = _library().Transport(Heard(sock), **options)
+    return transport
+
+
 def _watch(client: paramiko.SSHClient) -> None:
-    """Have a machine that vanished noticed, also while it is waited for."""
-    transport = client.get_transport()
+    """Close the connection once nothing comes any more, though an answer is asked for all the time.
+
+    TCP's own timer notices less: nothing behind adb or a program that carries the connection, whose other end is here.
+    Nor does Paramiko's keepalive, which wants no answer. Two threads, as what asks may wait for the wire; both end with
+    the connection.
+    """
+    paramiko, transport = _library(), client.get_transport()
     assert transport is not None
-    transport.set_keepalive(ALIVE_S)
-    if isinstance(transport.sock, socket.socket) and hasattr(socket, "TCP_USER_TIMEOUT"):
-        transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAD_S * 1000)
+    wire: Any = transport.sock
+
+    def ask() -> None:
+        with suppress(paramiko.SSHException, EOFError, OSError):
+            while transport.is_active():
+                transport.global_request("keepalive@openssh.com")  # any answer will do, a refusal, too
+                transport.join(ALIVE_S)
+        transport.close()
+
+    def listen() -> None:
+        while transport.is_active():
+            if time.monotonic() - wire.heard_s > DEAD_S:
+                transport.close()
+            transport.join(min(ALIVE_S, 1.0))
+
+    for watching in (ask, listen):
+        threading.Thread(target=watching, daemon=True, name=f"wire: {watching.__name__}").start()
 
 
 def _library() -> Any:

@@ -2,8 +2,9 @@
 
 Needs tensorrt (or tensorrt_rtx with its bindings), and for timing torch with CUDA. Networks are strongly typed: half
 precision and int8 come from the graph. An inference is a CUDA graph, timed by CUDA events. Each model is built several
-times, as builds differ by the tactics that they chose; samples draw one of the builds, so that their spread is part of
-the interval. Each number of build has a timing cache of its own, as builds that shared one would choose the same.
+times, as builds differ by the tactics that they chose; rounds take them in turn, samples say which it was, and an
+interval spans the medians of all (`series.py`). Each number of build has a timing cache of its own, as builds that
+shared one would choose the same.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import importlib
 import json
 import math
 import platform
-import random
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -108,12 +108,20 @@ def _logger(trt: Any) -> Any:
     return Logger()
 
 
-def open_session(path: Path, plan: Plan) -> Run:
-    """Build a model (one of its builds, at random), and capture an inference with random inputs as a CUDA graph."""
+def build_of(path: Path, plan: Plan, number: int) -> int:
+    """Which of its builds a model is in a round: one after the other.
+
+    The reference keeps one for as many rounds as there are builds, so that each of a model's meets each of its.
+    """
+    builds = int(plan.options["builds"])
+    return (number // builds if path.name == plan.reference else number) % builds
+
+
+def open_session(path: Path, plan: Plan, number: int) -> Run:
+    """Build a model (its build of this round), and capture an inference with random inputs as a CUDA graph."""
     import torch
 
-    trt = bindings(plan.options["flavour"])
-    build = random.randrange(int(plan.options["builds"]))
+    trt, build = bindings(plan.options["flavour"]), build_of(path, plan, number)
     logger = _logger(trt)
     engine = trt.Runtime(logger).deserialize_cuda_engine(compile_model(path, plan.options, build))
     context = engine and engine.create_execution_context()
@@ -180,10 +188,10 @@ def compile_all(plan: Plan, open_model: Callable[[str], Run], log: Log) -> dict[
     return errors
 
 
-def open_or_compile(path: Path, plan: Plan) -> Run:
+def open_or_compile(path: Path, plan: Plan, number: int) -> Run:
     """What the plan asks for: a model ready to run, or only its engine."""
     if not plan.options["compile_only"]:
-        return open_session(path, plan)
+        return open_session(path, plan, number)
     compile_model(path, plan.options, 0)
     return lambda _: (math.nan, math.nan)
 

@@ -30,7 +30,7 @@ class Effort:
 
     A job is measured until the half width of its interval is at most `target` of its ratio, or it has
     `max_rounds` samples, or for `max_seconds` after its first one; but it always gets `min_rounds` samples. Where half
-    of the intervals are wider than `tolerance`, the machine was too noisy for a table.
+    of the intervals are wider than `tolerance`, the machine was too noisy for a table or a verdict.
     """
 
     target: float = 0.01
@@ -85,11 +85,12 @@ class Host(Protocol):
         FaultError says what is missing there.
         """
 
-    def work(self, program: Sequence[Path], folder: Path, listen: Callable[[str], None]) -> None:
+    def work(self, program: Sequence[Path], folder: Path, listen: Callable[[str], None], keep: bool) -> None:
         """Run the program on what lies in `folder` here; each line it prints is passed to `listen` at once.
 
         Afterwards `folder` holds the samples and the result. The samples arrive there while it runs, so that
-        whatever happens, a later call goes on from them. FaultError if the program or the way to it fails.
+        whatever happens, a later call goes on from them. FaultError if the program or the way to it fails; another
+        machine, if it can still be reached, then keeps what it was sent only with `keep`, for that later call.
         """
 
 
@@ -148,17 +149,17 @@ class TimedDevice:
             names = {model_file(job): job.name for job in jobs}
             kept = "; what was measured is kept: give the same command again, with --resume" if samples else ""
             try:
-                self._work(folder, listener(progress))
+                self._work(folder, listener(progress), keep=samples is not None)
             except FaultError as error:
                 said = re.sub(r"\w+\.onnx", lambda file: names.get(file[0], file[0]), str(error))
                 raise FaultError(f"{self.name}: {said}{kept}") from error
             return self._read(folder, names)
 
-    def _work(self, folder: Path, listen: Callable[[str], None]) -> None:
+    def _work(self, folder: Path, listen: Callable[[str], None], keep: bool) -> None:
         """Run the measuring program; again where a model brought it down, as the second time it leaves that out."""
         while True:
             try:
-                return self.host.work(self.runtime.program, folder, listen)
+                return self.host.work(self.runtime.program, folder, listen, keep)
             except CrashError:
                 if not timer.blame(folder / SAMPLES):
                     raise

@@ -36,7 +36,7 @@ import statistics
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
@@ -165,8 +165,7 @@ class Log:
 
     def _count(self, line: dict[str, Any]) -> None:
         if "load_ms" in line:
-            series = self.series[line["model"]]
-            series.load_ms, (series.load_s,) = line["load_ms"], line["load_s"]
+            self.series[line["model"]].add_load(line)
         elif is_sample(line):
             self.series[line["model"]].add(line)
 
@@ -191,15 +190,18 @@ def clocked(run: Run, loops: int) -> tuple[float, float]:
     return spent_ms if spent_ms > 0 else wall_ms, wall_ms
 
 
-def load(run: Run, seconds: float) -> list[float]:
-    """The wall-clock milliseconds of a model that runs without a pause: the median of each second."""
-    medians, start_s = [], time.perf_counter()
-    while time.perf_counter() - start_s < seconds:
-        second, walls = time.perf_counter(), []
-        while time.perf_counter() - second < 1.0:
+def load(run: Run, seconds: float) -> Iterator[tuple[float, list[float]]]:
+    """Each second of a model that runs without a pause: its median in ms by the wall clock, from when to when.
+
+    The last one is said to end after `seconds`.
+    """
+    start_s, ended_s = time.perf_counter(), 0.0
+    while ended_s < seconds:
+        begun_s, walls = ended_s, []
+        while ended_s - begun_s < 1.0:
             walls.append(run(1)[1])
-        medians.append(statistics.median(walls))
-    return medians
+            ended_s = time.perf_counter() - start_s
+        yield statistics.median(walls), [begun_s, min(ended_s, seconds)]
 
 
 def measure(plan: Plan, open_model: Callable[[str], Run], log: Log) -> dict[str, str]:
@@ -231,7 +233,8 @@ def measure(plan: Plan, open_model: Callable[[str], Run], log: Log) -> dict[str,
         print(json.dumps(progress(plan, log)), flush=True)
     for model, seconds in plan.sustained.items():
         if model not in errors and log.series[model].load_s < seconds:
-            log.append(model, load_ms=load(open_model(model), seconds), load_s=[seconds])
+            for ms, when_s in load(open_model(model), seconds):
+                log.append(model, load_ms=[ms], load_s=when_s)
     return errors
 
 
@@ -297,10 +300,13 @@ def cpu_model() -> str:
 def main(
     arguments: list[str],
     describe: Callable[[dict[str, Any]], dict[str, str]],
-    open_model: Callable[[Path, Plan], Run],
+    open_model: Callable[[Path, Plan, int], Run],
     measure: Callable[[Plan, Callable[[str], Run], Log], dict[str, str]] = measure,
 ) -> None:
-    """Measure what the folder's plan says; or describe this machine, for a runtime's options as JSON."""
+    """Measure what the folder's plan says; or describe this machine, for a runtime's options as JSON.
+
+    `open_model` is told the number of the round, too.
+    """
     if not arguments or arguments[0].startswith("{"):
         print(json.dumps(describe(json.loads(arguments[0]) if arguments else {})))
         return
@@ -312,7 +318,7 @@ def main(
     log = Log(folder / "samples.jsonl")
     gc.disable()  # a collection in the middle of a run would count as the model's time
     try:
-        errors = measure(plan, lambda model: open_model(folder / model, plan), log)
+        errors = measure(plan, lambda model: open_model(folder / model, plan, log.rounds), log)
         log.close()
         unfinished = folder / "result.json.part"
         unfinished.write_text(json.dumps(result(plan, log, errors)))

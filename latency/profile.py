@@ -185,17 +185,21 @@ def felt_as(calibration: Calibration, ratios: Sequence[float]) -> Calibration:
 
 
 def check_noise(name: str, found: Measurements, remedy: str, what: str = "a table") -> None:
-    """FaultError with a remedy where timings are known too poorly for `what` they are taken for.
+    """FaultError with a remedy where timings are known too poorly for `what` they are taken for."""
+    if noise := noise_of(found, what):
+        raise FaultError(f"{name} was {noise}; end what else runs there, then {remedy}")
+
+
+def noise_of(found: Measurements, what: str) -> str:
+    """That timings are too noisy for `what` they are taken for, "" where they are not.
 
     That is where half of the intervals are wider than the tolerance, or one five times as wide.
     """
     typical = statistics.median(timing.half_width for timing in found.timings.values())
     worst = max(found.timings.values(), key=lambda timing: timing.half_width)
-    if typical > found.tolerance or worst.half_width > WORST * found.tolerance:
-        raise FaultError(
-            f"{name} was too noisy for {what}: timings are known to +-{typical:.1%} only, {worst.name} to "
-            f"+-{worst.half_width:.1%}; end what else runs there, then {remedy}"
-        )
+    if typical <= found.tolerance and worst.half_width <= WORST * found.tolerance:
+        return ""
+    return f"too noisy for {what}: timings are known to +-{typical:.1%} only, {worst.name} to +-{worst.half_width:.1%}"
 
 
 def _entry(found: Measurements, name: str) -> Entry:

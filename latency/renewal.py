@@ -8,6 +8,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -17,10 +18,10 @@ from ..export.onnx_model import layers_to_onnx
 from ..progress import Progress, silent
 from .anchors import anchors_of, jobs_of
 from .calibration import DRIFT, Z_90
-from .profile import check_noise, device_progress, formed, network_name
+from .profile import MORE, check_noise, device_progress, formed, network_name
 from .table import LatencyTable
 
-UPDATED = ("runtime", "os")  # what may change under a table; anything else makes another device
+UPDATED = ("runtime", "os", "cuda")  # what may change under a table; anything else makes another device
 LAYERS = 5
 HOLDS = 0.03  # a change of single layers that measuring can't tell from none,
 ALL_HOLD = float(Z_90 * np.sqrt(2) * DRIFT)  # and of all together
@@ -49,13 +50,15 @@ def _all(found: Mapping[str, str]) -> str:
     return "; ".join(found.values())
 
 
-def renew(table: LatencyTable, device: Device, progress: Progress = silent) -> tuple[LatencyTable, float]:
+def renew(
+    table: LatencyTable, device: Device, progress: Progress = silent, samples: Path | None = None
+) -> tuple[LatencyTable, float]:
     """The table, and the factor on its times, for the device as it is now, from measuring some of it again.
 
     That are five of its layers, and its anchors, of which the median counts. Where their ratios to the reference are
     what they were, the table holds as it is; where all changed alike, it is rescaled to the networks, and its intervals
     widened by what layers did not change alike; else a MismatchError says how they differ. The anchors of a rescaled
-    table are what was measured now.
+    table are what was measured now. `samples` is a folder that keeps every sample at once, for a later call.
     """
     table.check_timed()
     now = device.fingerprint()
@@ -75,9 +78,9 @@ def renew(table: LatencyTable, device: Device, progress: Progress = silent) -> t
     jobs = [Job(str(layer), formed(model, device.form)) for layer, model in models.items() if model]
     anchors = anchors_of(table)
     jobs += jobs_of(table.space, [anchor.arch for anchor in anchors], device.form)
-    seen = device.measure(jobs, device_progress(progress)).complete(device.name)
+    seen = device.measure(jobs, device_progress(progress), samples).complete(device.name)
     if now["label"] != "emulated":
-        check_noise(device.name, seen, "validate again")
+        check_noise(device.name, seen, MORE if samples else "validate again")
     now_ms = {job.name: seen.timings[job.name].ratio * table.reference_ms for job in jobs}
     ratios = [now_ms[str(layer)] / table.entries[layer].ms for layer in chosen]
     middle = statistics.median([now_ms[network_name(anchor.arch)] / anchor.ms for anchor in anchors] or ratios)

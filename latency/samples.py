@@ -1,4 +1,4 @@
-"""The raw samples of a profile, kept beside its table so that they can be analysed again."""
+"""The raw samples of a profile or validation, kept beside its table so that they can be analysed again."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from ..files import write_bytes
 SERIES = ("runs_ms", "wall_ms", "reference_runs_ms")
 
 
-def samples_file(table: Path) -> Path:
-    """Where the samples of a table lie: `local.json` -> `local.samples.csv.gz`."""
-    return table.with_name(f"{table.stem}.samples.csv.gz")
+def samples_file(table: Path, of: str = "") -> Path:
+    """Where samples of a table lie, of its profile or `of` else: `local.json` -> `local.samples.csv.gz`."""
+    return table.with_name(f"{table.stem}.{of}.samples.csv.gz" if of else f"{table.stem}.samples.csv.gz")
 
 
 def save_samples(path: Path, samples: Iterable[Sample]) -> None:

@@ -73,7 +73,8 @@ class LatencyTable:
     the median: `p95`, and `sustained` (after `sustained_s` under load). `rejected` are
     layers that can't run there, with the reason. `validation` is what `hwnas validate` found. `told_by` are the devices
     whose tables told the layers, where networks alone were measured (`profile --from`); `told_error` is what these were
-    missed by when each was left out in turn: the mean, as a fraction.
+    missed by when each was left out in turn: the mean, as a fraction. `asked` are options of the command that made the
+    table, as they were given.
     """
 
     device: Mapping[str, str]
@@ -87,6 +88,7 @@ class LatencyTable:
     validation: Mapping[str, Any] | None = None
     told_by: tuple[str, ...] = ()
     told_error: float | None = None
+    asked: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -261,6 +263,7 @@ class LatencyTable:
             "validation": self.validation,
             "told_by": list(self.told_by),
             "told_error": self.told_error,
+            "asked": dict(self.asked),
             "entries": layers,
         }
         write_json(Path(path), "table", VERSION, data)
@@ -289,8 +292,9 @@ class LatencyTable:
                 data["validation"],
                 tuple(data["told_by"]),
                 data.get("told_error"),
+                {str(name): str(value) for name, value in data.get("asked", {}).items()},
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"{path} is a damaged table ({error}): profile it again") from error
 
 

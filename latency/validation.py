@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
-from ..devices import Device
+from ..devices import Device, Sample
 from ..devices.timed import samples_of
 from ..progress import Progress, silent
 from ..supernet.ranking import kendall_tau
 from ..supernet.space import Arch
 from .anchors import Beside, Change, measure_networks
+from .calibration import ABOVE
 from .profile import network_name
 from .spread import spread
 from .table import LatencyTable
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 FIT_WITHIN_10 = 0.95  # a table is fit for use if so many networks lie within 10 %,
 FIT_TAU = 0.9  # if it orders them as well as this,
-FIT_KEPT = 0.7  # and if so many take no longer than the upper end of their interval, which limits are held to
+UNLIKELY = 1e-4  # and unless fewer keep the upper end of their interval than do so by chance where the promise holds
 SLOWER = 0.1  # a reference that takes so much longer or shorter than when the table was made is worth a word
 
 
@@ -56,7 +58,7 @@ class Validation:
     much longer the reference takes now than when the table was made, `changed` by how much longer, against the
     reference, the network for which that changed most; where it may pass (`Change.passing`) it is taken out of
     `measured_ms`. `predictors` has the cross-validated score on the same networks of each predictor that there is,
-    where these are enough to compare.
+    where these are enough to compare. `samples` are the raw ones of each measurement, which no file of figures has.
     """
 
     nets: int
@@ -74,6 +76,13 @@ class Validation:
     seconds: float
     fit_for_use: bool
     predictors: Mapping[str, Score]
+    samples: tuple[tuple[Sample, ...], ...] = field(default=(), repr=False)
+
+    def figures(self) -> dict[str, Any]:
+        """All but the samples, as files have it."""
+        values = asdict(replace(self, samples=()))
+        del values["samples"]
+        return values
 
 
 def validate(
@@ -108,7 +117,8 @@ def validate(
     raw_ms = np.array([passes[0].timing(arch).raw_ms for arch in archs])
     again = second if len(passes) > 1 else None
     seconds, slower = time.perf_counter() - started, passes[0].found.reference_ms / table.reference_ms - 1
-    return compare(table, archs, first, again, seconds, raw_ms, slower, changed)
+    found = compare(table, archs, first, again, seconds, raw_ms, slower, changed)
+    return replace(found, samples=tuple(seen.found.samples for seen in passes))
 
 
 def compare(
@@ -131,7 +141,7 @@ def compare(
     within_10 = float((error <= 0.10).mean())
     raw = first if raw_ms is None else raw_ms
     columns = zip(*(ms.tolist() for ms in (promised.ms, promised.low, promised.high, first, raw)), again, strict=True)
-    kept, enough = float((first <= promised.high).mean()), min(FIT_TAU, FIT_TAU if floor_tau is None else floor_tau)
+    within, enough = first <= promised.high, min(FIT_TAU, FIT_TAU if floor_tau is None else floor_tau)
     return Validation(
         nets=len(archs),
         mape=float(error.mean()),
@@ -141,14 +151,22 @@ def compare(
         floor_mape=None if second is None else float(np.abs(second / first - 1).mean()),
         floor_tau=floor_tau,
         interval_coverage=float(((promised.low <= first) & (first <= promised.high)).mean()),
-        kept=kept,
+        kept=float(within.mean()),
         slower=slower,
         changed=changed,
         measurements=tuple(NetworkCheck(arch, *row) for arch, row in zip(archs, columns, strict=True)),
         seconds=seconds,
-        fit_for_use=within_10 >= FIT_WITHIN_10 and tau >= enough and kept >= FIT_KEPT,
+        fit_for_use=within_10 >= FIT_WITHIN_10 and tau >= enough and promise_holds(int(within.sum()), len(archs)),
         predictors=compare_predictors(table, archs, first) if len(archs) >= LEAST else {},
     )
+
+
+def promise_holds(kept: int, nets: int) -> bool:
+    """Whether that many of so many networks may take no longer than was promised, which each does by 1 - ABOVE.
+
+    Five of 20 may take longer, 15 of 200: so many are more than one in ten thousand tables has that keep their promise.
+    """
+    return float(stats.binom.cdf(kept, nets, 1 - ABOVE)) >= UNLIKELY
 
 
 def speed_words(name: str, slower: float) -> str:

@@ -27,8 +27,7 @@ import typer
 
 from hwnas.__main__ import app, main
 from hwnas.devices import Effort, load_device
-from hwnas.devices.runtimes import OnnxRuntime
-from hwnas.devices.ssh import SshHost
+from hwnas.devices.description import HOSTS, RUNTIMES
 from hwnas.errors import InputError
 from hwnas.latency import LatencyTable
 from hwnas.supernet import Source, Split, load_data, load_space
@@ -364,9 +363,17 @@ def test_every_device_of_the_guide_is_one(tmp_path: Path) -> None:
     assert [device.name for device in found] == ["pi5", "phone", "jetson", "rtx", "older", "arm64"]
 
 
-def test_the_whole_file_of_the_guide_has_every_key() -> None:
-    data = tomllib.loads(blocks(DEVICE_GUIDE)[1][1])
-    for kind, part in ((SshHost, "host"), (OnnxRuntime, "runtime"), (Effort, "effort")):
-        known = {field.name for field in fields(kind)} - {"seed", "config"}
-        assert known == data[part].keys() - {"kind"}
-    assert Effort(**data["effort"]) == Effort()
+@pytest.mark.parametrize(
+    ("part", "kind"), [("host", kind) for kind in HOSTS] + [("runtime", kind) for kind in RUNTIMES]
+)
+def test_a_file_of_the_guide_has_every_key(part: str, kind: str) -> None:
+    known = {field.name for field in fields({"host": HOSTS, "runtime": RUNTIMES}[part][kind])}
+    files = [tomllib.loads(content) for language, content in blocks(DEVICE_GUIDE) if language == "toml"]
+    given = [file[part].keys() - {"kind"} for file in files if file.get(part, {}).get("kind") == kind]
+    assert known in given, [sorted(known - keys) for keys in given]
+
+
+def test_the_first_file_of_the_guide_has_the_whole_effort() -> None:
+    data = tomllib.loads(blocks(DEVICE_GUIDE)[1][1])["effort"]
+    assert data.keys() == {field.name for field in fields(Effort)}
+    assert Effort(**data) == Effort()

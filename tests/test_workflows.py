@@ -23,6 +23,7 @@ import torch
 from hwnas import listing, workflows
 from hwnas.errors import FaultError, InfeasibleError, InputError, MismatchError
 from hwnas.files import exclusive
+from hwnas.latency.samples import load_samples, samples_file
 from hwnas.supernet import TrainSettings, load_supernet
 from hwnas.supernet.checkpoint import read_metrics
 
@@ -288,6 +289,9 @@ def test_an_interrupted_validation_repeats_no_sample(
     found = workflows.validate(SPACE, here, LOCAL, resume=True, **ask)
     assert kept[0][: len(before)] == before
     assert len(kept[0]) == 2 * ROUNDS * (found.nets + 20)
+    files = [samples_file(here, f"validation-{number}") for number in (1, 2)]
+    assert [load_samples(file) for file in files] == list(found.samples)
+    assert sum(map(len, found.samples)) == len(kept[0])
     monkeypatch.undo()
     assert here.read_bytes() != old
     shutil.rmtree(folder)

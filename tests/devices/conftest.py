@@ -27,16 +27,27 @@ from hwnas.devices.ssh import SshHost
 SSHD = shutil.which("sshd", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
 ADB = """#!{python}
 import sys
-words = sys.argv[1:]
-with open({log!r}, "a") as log:
+from pathlib import Path
+
+folder, words = Path({folder!r}), sys.argv[1:]
+with (folder / "log").open("a") as log:
     print(*words, file=log)
-if words[:2] != ["-s", "R58N"]:
+if words[:2] not in (["-s", "R58N"], ["-s", "R58M"]):
     sys.exit("error: more than one device/emulator")
+unplugged, ports = folder / "unplugged", folder / "forwarded"  # for so many calls; from which ports to whom
+if unplugged.exists() and (left := int(unplugged.read_text())):
+    unplugged.write_text(str(left - 1))
+    sys.exit(f"error: device '{{words[1]}}' not found")
 answers = {{"ro.product.model": "Pixel 8", "ro.build.version.release": "14", "ro.board.platform": ""}}
 if words[2:4] == ["shell", "getprop"]:
     print(answers[words[4]])
-if words[2:4] == ["forward", "--list"]:
-    print({forwarded!r})
+elif words[2:4] == ["forward", "--list"]:
+    for port in ports.iterdir():
+        print(port.read_text(), port.name, "tcp:8022")
+elif words[2:4] == ["forward", "--remove"]:
+    (ports / words[4]).unlink()
+elif words[2] == "forward":
+    (ports / words[3]).write_text(words[1])
 """
 
 
@@ -102,11 +113,15 @@ class Server:
 
 @dataclass
 class Wire:
-    """Passes bytes on to a port; `cut` closes whatever is open, and with `stay` lets nobody in any more."""
+    """Passes bytes on to a port; `cut` closes whatever is open, and with `stay` lets nobody in any more.
+
+    `freeze` swallows the bytes of what is open and closes nothing, as where a network drops packets.
+    """
 
     to: int
     listening: socket.socket = field(default_factory=lambda: socket.create_server(("127.0.0.1", 0)))
     open: list[socket.socket] = field(default_factory=list)
+    frozen: set[socket.socket] = field(default_factory=set)
     cuts: int = 0
 
     def __post_init__(self) -> None:
@@ -127,6 +142,9 @@ class Wire:
                 one.shutdown(socket.SHUT_RDWR)
         self.open.clear()
 
+    def freeze(self) -> None:
+        self.frozen.update(self.open)
+
     def _serve(self) -> None:
         with suppress(OSError):
             while True:
@@ -134,14 +152,15 @@ class Wire:
                 far = socket.create_connection(("127.0.0.1", self.to))
                 self.open += [near, far]
                 for source, sink in ((near, far), (far, near)):
-                    threading.Thread(target=_pass_on, args=(source, sink), daemon=True).start()
+                    threading.Thread(target=_pass_on, args=(source, sink, self.frozen), daemon=True).start()
 
 
-def _pass_on(source: socket.socket, sink: socket.socket) -> None:
+def _pass_on(source: socket.socket, sink: socket.socket, frozen: set[socket.socket]) -> None:
     with suppress(OSError):
         while data := source.recv(65536):
-            sink.sendall(data)
-    for one in (source, sink):
+            if source not in frozen:
+                sink.sendall(data)
+    for one in [source] if source in frozen else [source, sink]:
         with suppress(OSError):
             one.shutdown(socket.SHUT_RDWR)
         one.close()
@@ -196,10 +215,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture
 def phone(server: Server, tmp_path: Path) -> dict[str, Any]:
     """Settings of a phone behind a stand-in for adb; the port that it forwards is the test server's."""
-    adb = tmp_path / "adb"
-    forwarded = "R58N tcp:1 tcp:8022\nOTHER tcp:2 tcp:8022"
-    adb.write_text(ADB.format(python=sys.executable, log=str(tmp_path / "log"), forwarded=forwarded))
+    adb, ports = tmp_path / "adb", tmp_path / "forwarded"
+    adb.write_text(ADB.format(python=sys.executable, folder=str(tmp_path)))
     adb.chmod(0o700)
+    ports.mkdir()
+    for port, serial in (("tcp:1", "R58N"), ("tcp:2", "OTHER")):
+        (ports / port).write_text(serial)
     ssh = server.settings()
     kept = {name: ssh[name] for name in ("port", "user", "key", "known_hosts", "python", "folder")}
     return {"serial": "R58N", "adb": str(adb), **kept}
@@ -214,7 +235,7 @@ sys.path.insert(0, os.path.dirname(__file__))
 import timer
 
 
-def open_model(path, plan):
+def open_model(path, plan, _):
     if path.read_bytes() == b"crash":
         os.kill(os.getpid(), signal.SIGSEGV)
     if path.read_bytes() == b"later" and (path.parent / "samples.jsonl").read_text().count("runs_ms") >= 4:

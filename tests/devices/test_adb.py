@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pytest
 
-from hwnas.devices import Effort, Job, TimedDevice, load_device
+from hwnas.devices import Effort, Job, Progress, TimedDevice, load_device
 from hwnas.devices.adb import AdbHost
 from hwnas.errors import FaultError
 
@@ -59,3 +61,54 @@ def test_a_phone_whose_key_is_not_known_says_how_to_look_at_it(phone: dict[str, 
     forward = rf"before that, `.*adb -s R58N forward tcp:{phone['port']} tcp:8022`"
     with pytest.raises(FaultError, match=rf"ssh-keyscan -p {phone['port']} 127.0.0.1.*{forward}"):
         device.fingerprint()
+
+
+def forwarded(folder: Path) -> set[str]:
+    """The ports that lead to a phone."""
+    return {port.name for port in (folder / "forwarded").iterdir()}
+
+
+def test_a_phone_that_was_unplugged_half_way_is_gone_on_with(
+    phone: dict[str, Any], server: Any, jobs: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hwnas.devices.remote.FETCH_S", 0.0)
+    unplugged = tmp_path / "unplugged"
+
+    def unplug(progress: Progress) -> None:
+        if progress.rounds >= 10 and not unplugged.exists():
+            unplugged.write_text("3")  # as the port is given back, and for two attempts
+            server.wire.cut()
+
+    device = TimedDevice("pixel8", AdbHost(**phone), effort=Effort(min_rounds=60, max_rounds=60))
+    measured = device.measure(jobs, unplug, tmp_path / "samples")
+    assert unplugged.read_text() == "0"
+    assert {timing.rounds for timing in measured.timings.values()} == {60}
+    visits = [(sample.name, sample.round) for sample in measured.samples]
+    assert len(set(visits)) == len(visits) == 120
+    assert forwarded(tmp_path) == {"tcp:1", "tcp:2"}
+
+
+def test_the_port_is_given_back_after_a_fault(phone: dict[str, Any], jobs: list[Job], tmp_path: Path) -> None:
+    device = TimedDevice("pixel8", AdbHost(**{**phone, "python": ("python-of-no-one",)}))
+    with pytest.raises(FaultError, match=r"pixel8: python-of-no-one was not found there"):
+        device.measure(jobs)
+    assert f"-s R58N forward tcp:{phone['port']} tcp:8022" in (tmp_path / "log").read_text().splitlines()
+    assert forwarded(tmp_path) == {"tcp:1", "tcp:2"}
+
+
+def test_two_phones_are_measured_at_once(phone: dict[str, Any], server: Any, jobs: list[Job], tmp_path: Path) -> None:
+    more = server.by_another_wire().settings()
+    phones = phone, {**phone, "serial": "R58M", "port": more["port"], "known_hosts": more["known_hosts"]}
+    effort, meet, seen = Effort(min_rounds=30, max_rounds=30), Barrier(2, timeout=60), list[set[str]]()
+
+    def look(progress: Progress) -> None:
+        if progress.rounds == 1:
+            meet.wait()
+            seen.append(forwarded(tmp_path))
+
+    with ThreadPoolExecutor() as pool:
+        devices = [TimedDevice(one["serial"], AdbHost(**one), effort=effort) for one in phones]
+        found = [pool.submit(device.measure, jobs, look) for device in devices]
+    assert [one.result().timings["large"].rounds for one in found] == [30, 30]
+    assert {"tcp:1", "tcp:2", *(f"tcp:{one['port']}" for one in phones)} in seen
+    assert forwarded(tmp_path) == {"tcp:1", "tcp:2"}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hwnas.devices import Job, load_device
+from hwnas.devices import Form, Job, load_device
 from hwnas.devices.by_hand import FolderDevice, trtexec_times
 from hwnas.errors import FaultError, InputError
 
@@ -126,3 +126,41 @@ def test_a_csv_of_a_spreadsheet_begins_with_a_mark(device: FolderDevice, jobs: l
     rows = [f"{file},1.0" for file in files.values() for _ in range(5)]
     (device.folder / "results.csv").write_text("\n".join(["file,ms", *rows]), encoding="utf-8-sig")
     assert device.measure(jobs).timings["small"].ratio == 1
+
+
+def test_models_go_out_in_the_form_that_was_asked_for(jobs: list[Job], tmp_path: Path) -> None:
+    """A folder's own settings follow its first comma; those above it may have some."""
+    device = load_device(f"folder:{tmp_path}/a, b/usb,batch=8,precision=fp16")
+    assert device == FolderDevice(tmp_path / "a, b" / "usb", Form(8, "fp16"))
+    assert {"name": "usb", "batch": "8", "precision": "fp16"}.items() <= device.fingerprint().items()
+    assert isinstance(device, FolderDevice)
+    files = asked(device, jobs)
+    with (device.folder / "manifest.csv").open(newline="") as file:
+        rows = {row["file"]: (row["batch"], row["precision"]) for row in csv.DictReader(file)}
+    assert rows.pop("reference.onnx") == ("1", "fp32")
+    assert rows == {files[name]: ("8", "fp16") for name in ("small", "large")}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("usb,bach=8", "unknown setting of device folder:.*usb 'bach'; did you mean batch"),
+        ("usb,batch=0", "batch is 0; it must be positive"),
+        ("usb,batch=many", "'batch=many' is not a setting; batch takes a whole number"),
+        ("usb,precision=fp8", "unknown precision 'fp8'; did you mean fp"),
+        (",batch=8", "names no folder"),
+        ("there, too", "folder:.*/there, too: a folder whose name has a comma can't be a device: rename it"),
+    ],
+)
+def test_a_slip_behind_a_folder_is_named(text: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "there, too").mkdir()
+    with pytest.raises(InputError, match=words):
+        load_device(f"folder:{tmp_path}/{text}")
+
+
+def test_where_no_model_can_run_no_times_are_wanted(device: FolderDevice, jobs: list[Job]) -> None:
+    files = asked(device, jobs)
+    rows = [f"{files[name]},cannot: no kernel" for name in ("small", "large")]
+    (device.folder / "results.csv").write_text("\n".join(["file,ms", *rows]))
+    measured = device.measure(jobs)
+    assert (measured.timings, measured.errors) == ({}, dict.fromkeys(("small", "large"), "no kernel"))

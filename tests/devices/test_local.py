@@ -8,13 +8,17 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hwnas.devices import Effort, Job, Progress, TimedDevice, load_device, onnx_timer
+from hwnas.devices.local import LocalHost
 from hwnas.devices.runtimes import OnnxRuntime
+from hwnas.devices.timed import foreign
 from hwnas.devices.timer import CRASHED
 from hwnas.errors import FaultError, InputError
 
@@ -180,3 +184,27 @@ def test_a_runtime_is_known_by_any_of_its_wheels(monkeypatch: pytest.MonkeyPatch
     assert onnx_timer.describe({})["runtime"] == "onnxruntime 1.19.0"
     monkeypatch.setattr(onnx_timer.timer, "version_of", {"numpy": "2.0"}.get)
     assert onnx_timer.describe({})["runtime"].startswith("onnxruntime 1.")  # built from source, and imported
+
+
+@pytest.mark.parametrize(
+    ("system", "cpu", "emulated"),
+    [
+        ("Linux aarch64", "AMD EPYC 7B13", True),
+        ("Linux aarch64", "Intel(R) Xeon(R) CPU @ 2.20GHz", True),
+        ("Linux aarch64", "Raspberry Pi 5 Model B Rev 1.0", False),
+        ("Linux aarch64", "Neoverse-N1", False),
+        ("Linux x86_64", "AMD EPYC 7B13", False),
+        ("", "", False),
+    ],
+)
+def test_an_arm_system_on_another_processor_is_emulated(system: str, cpu: str, emulated: bool) -> None:
+    """Under qemu a program sees the processor of its host."""
+    machine = {"system": system, "cpu": cpu} if system else {}
+
+    class Described(LocalHost):
+        def describe(self, program: Sequence[Path], options: Mapping[str, Any]) -> dict[str, str]:
+            return machine
+
+    assert foreign(machine) == emulated
+    label = TimedDevice("board", Described()).fingerprint()["label"]
+    assert label == ("emulated" if emulated else "measured")

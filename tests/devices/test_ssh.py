@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -70,6 +73,39 @@ def test_nothing_is_left_there(server: Any, jobs: list[Job]) -> None:
     device.fingerprint()
     device.measure(jobs)
     assert list((server.folder / "clean").iterdir()) == []
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_what_fails_leaves_models_there_only_to_go_on_with_them(
+    server: Any, jobs: list[Job], tmp_path: Path, kept: bool
+) -> None:
+    """An export has nowhere to go on; Ctrl-C is a failure like others."""
+    device = TimedDevice("there", server.host(folder=str(tmp_path / "there")), effort=LONG)
+
+    def interrupt(progress: Progress) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        device.measure(jobs, interrupt, tmp_path / "samples" if kept else None)
+    left = [path.name for path in tmp_path.glob("there/*/*.onnx")]
+    assert len(left) == (3 if kept else 0), left  # with the reference
+    assert len(list((tmp_path / "there").iterdir())) == kept
+
+
+def test_a_machine_is_asked_what_it_is_again_where_the_wire_broke(server: Any, tmp_path: Path) -> None:
+    away = server.by_another_wire()
+    slow = tmp_path / "python"
+    slow.write_text(f'#!/bin/sh\necho asked >> {tmp_path}/asked\nsleep 1\nexec {sys.executable} "$@"\n')
+    slow.chmod(0o700)
+    device = TimedDevice("there", away.host(python=(str(slow),), folder=str(tmp_path / "there")))
+    with ThreadPoolExecutor() as pool:
+        found = pool.submit(device.fingerprint)
+        while not (tmp_path / "asked").exists() and not found.done():
+            time.sleep(0.01)
+        away.wire.cut()
+        assert found.result()["name"] == "there"
+    assert (tmp_path / "asked").read_text().split() == ["asked", "asked"]
+    assert list((tmp_path / "there").iterdir()) == []
 
 
 def test_an_alias_of_openssh_gives_the_rest(server: Any, jobs: list[Job], tmp_path: Path) -> None:
@@ -212,6 +248,57 @@ def test_a_machine_behind_another_is_reached_through_it(
     host = server.host(address="board", user="", port=0, key="", config=str(config))
     assert TimedDevice("there", host).fingerprint()["name"] == "there"
     assert log.read_text().splitlines()[0] == asked.format(to=f"127.0.0.1:{server.wire.port}", config=config)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wire over which nothing comes counts as broken after two seconds."""
+    monkeypatch.setattr(ssh, "ALIVE_S", 0.1)
+    monkeypatch.setattr(ssh, "DEAD_S", 2.0)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("way", ["", " ProxyCommand {relay} %h:%p\n"], ids=["direct", "command"])
+def test_a_wire_that_falls_silent_is_made_again_and_the_work_goes_on(
+    server: Any, jobs: list[Job], tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel at its other end acknowledges all the while, as adb does and a program that carries a connection."""
+    monkeypatch.setattr("hwnas.devices.remote.FETCH_S", 1e9)  # which would notice, by itself
+    away, relay, config = server.by_another_wire(), tmp_path / "relay", tmp_path / "config"
+    relay.write_text(RELAY.format(python=sys.executable, log=str(tmp_path / "log")))
+    relay.chmod(0o700)
+    config.write_text(f"Host 127.0.0.1\n Port {away.wire.port}\n{way.format(relay=relay)}")
+    device = TimedDevice("there", away.host(config=str(config)), effort=LONGER)
+
+    def freeze(progress: Progress) -> None:
+        if progress.rounds >= 10 and not away.wire.frozen:
+            away.wire.freeze()
+
+    with ThreadPoolExecutor() as pool:
+        found = pool.submit(device.measure, jobs, freeze, tmp_path / "samples")
+        try:
+            measured = found.result(timeout=120)
+            assert len(away.wire.frozen) == 4  # both ends of what asked for the fingerprint, and of what measured first
+            assert len(away.wire.open) == 6
+        finally:
+            away.wire.cut(stay=True)
+    assert {timing.rounds for timing in measured.timings.values()} == {300}
+    visits = [(sample.name, sample.round) for sample in measured.samples]
+    assert len(set(visits)) == len(visits) == 600
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_program_that_says_nothing_for_long_is_waited_for(server: Any, tmp_path: Path) -> None:
+    """As its machine answers; whoever asks it ends with the connection."""
+    away, slow = server.by_another_wire(), tmp_path / "python"
+    slow.write_text(f'#!/bin/sh\nsleep 5\nexec {sys.executable} "$@"\n')
+    slow.chmod(0o700)
+    assert TimedDevice("there", away.host(python=(str(slow),))).fingerprint()["name"] == "there"
+    assert len(away.wire.open) == 2
+    watching = [thread for thread in threading.enumerate() if thread.name.startswith("wire: ")]
+    for thread in watching:
+        thread.join(10)
+    assert not [thread for thread in watching if thread.is_alive()]
 
 
 def test_a_model_that_brings_the_runtime_down_there_is_named(server: Any, crashing: OnnxRuntime) -> None:

@@ -22,6 +22,7 @@ import torch
 from hwnas.devices import Effort, Job, TimedDevice, tensorrt_timer
 from hwnas.devices.local import LocalHost
 from hwnas.devices.runtimes import TensorRT
+from hwnas.devices.series import Plan
 from hwnas.errors import FaultError
 from hwnas.latency import LatencyTable
 from hwnas.latency.profile import profile
@@ -80,18 +81,26 @@ def test_a_gpu_that_takes_no_engine_says_why(monkeypatch: pytest.MonkeyPatch, tm
 
     monkeypatch.setattr(tensorrt_timer, "bindings", lambda *_: SimpleNamespace(ILogger=Logger, Runtime=Runtime))
     monkeypatch.setattr(tensorrt_timer, "compile_model", lambda *_: b"engine")
-    plan = SimpleNamespace(options={"flavour": "tensorrt-rtx", "builds": 1}, seed=0)
+    plan = Plan("reference.onnx", [], options={"flavour": "tensorrt-rtx", "builds": 1})
     with pytest.raises(RuntimeError, match=r"which has compute capability 9\.0"):
-        tensorrt_timer.open_session(tmp_path / "model", plan)  # type: ignore[arg-type]
+        tensorrt_timer.open_session(tmp_path / "model", plan, 0)
+
+
+def test_rounds_take_the_builds_in_turn() -> None:
+    """Each of a model's as often, and as often beside each of the reference's; started again, it goes on there."""
+    plan = Plan("reference.onnx", ["a.onnx"], options={"builds": 3})
+    rounds = [[tensorrt_timer.build_of(Path(m), plan, n) for m in ("a.onnx", "reference.onnx")] for n in range(18)]
+    assert [build for build, _ in rounds] == [0, 1, 2] * 6
+    assert sorted(rounds) == sorted([[build, beside] for build in range(3) for beside in range(3)] * 2)
 
 
 OTHERS = {  # attributes that the program reads of torch, of Python and of its own objects
     "CRASHED", "fatal", "get", "note",
     "CUDAGraph", "Event", "Generator", "Stream", "cuda", "cuda_stream", "data_ptr", "elapsed_time", "float16",
     "float32", "get_device_name", "graph", "int8", "is_available", "manual_seed", "randn", "record", "replay",
-    "stream", "synchronize", "__init__", "__version__", "argv", "dumps", "executable", "exists", "exit",
+    "stream", "synchronize", "reference", "__init__", "__version__", "argv", "dumps", "executable", "exists", "exit",
     "import_module", "insert", "items", "join", "machine", "nan", "name", "parent", "path", "perf_counter_ns",
-    "randrange", "read_bytes", "release", "replace", "system", "to", "with_name", "with_suffix", "write_bytes",
+    "read_bytes", "release", "replace", "system", "to", "with_name", "with_suffix", "write_bytes",
     "build", "first_line",
     "holds", "last", "main", "measure", "models", "options", "seconds", "seed", "version", "ERROR",
 }  # fmt: skip

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import gc
 import json
 import math
+import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from hwnas.devices.timer import (
     blame,
     clocks,
     is_sample,
+    load,
     measure,
     read_samples,
     take_sample,
@@ -204,17 +208,102 @@ def test_a_model_that_was_interrupted_once_is_measured_again(tmp_path: Path) -> 
     assert not blame(tmp_path / "samples.jsonl")
 
 
-def test_clocks_and_temperatures_are_read_where_the_system_tells_them(tmp_path: Path) -> None:
-    assert clocks(tmp_path) == {}
+@pytest.fixture
+def system(tmp_path: Path) -> Path:
+    """What a system tells of its clocks and sensors."""
     for name, text in (
         ("devices/system/cpu/cpu0/cpufreq/scaling_cur_freq", "1800000\n"),
         ("devices/system/cpu/cpu1/cpufreq/scaling_cur_freq", "2400000\n"),
         ("class/thermal/thermal_zone0/temp", "45500\n"),
         ("class/thermal/thermal_zone1/temp", "none\n"),
     ):
-        (tmp_path / name).parent.mkdir(parents=True)
-        (tmp_path / name).write_text(text)
-    assert clocks(tmp_path) == {"mhz": 2400, "celsius": 45.5}
+        (tmp_path / "sys" / name).parent.mkdir(parents=True)
+        (tmp_path / "sys" / name).write_text(text)
+    return tmp_path / "sys"
+
+
+def test_clocks_and_temperatures_are_read_where_the_system_tells_them(system: Path, tmp_path: Path) -> None:
+    assert clocks(tmp_path / "nowhere") == {}
+    assert clocks(system) == {"mhz": 2400, "celsius": 45.5}
+
+
+def test_samples_and_every_second_of_load_carry_them(
+    system: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A phone that throttles is seen to: under load it gets warmer from second to second."""
+    heat, runs = system / "class/thermal/thermal_zone0/temp", []
+
+    def run(loops: int) -> tuple[float, float]:
+        runs.append(loops)
+        heat.write_text(f"{50_000 + 1000 * len(runs)}")
+        now_s[0] += 0.25
+        return 1.0, 250.0
+
+    now_s = [0.0]
+    monkeypatch.setattr(timer, "clocks", lambda: clocks(system))
+    monkeypatch.setattr(timer.time, "perf_counter", lambda: now_s[0])
+    plan = Plan("reference.onnx", ["a"], min_rounds=5, max_rounds=5, sustained={"a": 2.5})
+    log = Log(tmp_path / "samples.jsonl")
+    assert measure(plan, lambda _: run, log) == {}
+    log.close()
+    lines = [line for line in read_samples(tmp_path / "samples.jsonl") if is_sample(line)]
+    assert all(line["mhz"] == 2400 and line["celsius"] > 50 for line in lines)
+    seconds = [line for line in lines if "load_ms" in line]
+    assert [line["load_s"] for line in seconds] == [[0, 1], [1, 2], [2, 2.5]]
+    assert [line["celsius"] - seconds[0]["celsius"] for line in seconds] == [0, 4, 8]
+    assert (log.series["a"].load_ms, log.series["a"].load_s) == ([250] * 3, 2.5)
+
+
+def test_load_that_was_interrupted_begins_anew() -> None:
+    """A machine that has cooled down meanwhile is not under load."""
+    series = Series()
+    for when_s, ms in (([0.0, 1.0], 1.0), ([1.0, 2.0], 2.0), ([0.0, 1.0], 3.0), ([1.0, 2.0], 4.0), ([2.0, 3.0], 5.0)):
+        series.add_load({"load_ms": [ms], "load_s": when_s})
+    assert (series.load_ms, series.load_s) == ([3, 4, 5], 3)
+    series.add_load({"load_ms": [6.0, 7.0], "load_s": [2.0]})  # as lines were written before
+    assert (series.load_ms, series.load_s) == ([6, 7], 2)
+
+
+def test_a_model_slower_than_a_second_is_under_load_for_as_long_as_asked() -> None:
+    """Counting seconds by lines would never reach the end."""
+
+    def run(_: int) -> tuple[float, float]:
+        time.sleep(1.2)
+        return 1.0, 1200.0
+
+    first_s, last_s = (when_s for _, when_s in load(run, 2.0))
+    assert first_s[0] == 0
+    assert first_s[1] == last_s[0] >= 1.2
+    assert last_s[1] == 2
+
+
+def test_an_interval_spans_the_medians_of_all_builds() -> None:
+    """Made up: three builds of which each repeats its own time to 0.1 %, beside a reference that is always alike."""
+    rng, series, one = np.random.default_rng(0), Series(), Series()
+    for number in range(60):
+        ms = (2.0, 2.1, 2.3)[number % 3] * rng.lognormal(0, 1e-3)
+        series.add({**sample([ms], [1.0]), "build": number % 3})
+        one.add(sample([ms], [1.0]))
+    pooled, spanned = one.timing(1.0, 1.0), series.timing(1.0, 1.0)
+    assert spanned["ratio"] == pooled["ratio"] == pytest.approx(2.1, rel=0.01)
+    assert [spanned["low"], spanned["high"]] == pytest.approx([2.0, 2.3], rel=1e-3)
+    assert [pooled["low"], pooled["high"]] == pytest.approx([2.1, 2.1], rel=5e-3)  # as if each were a build of its own
+    assert series.half_width(1.0) == one.half_width(1.0)  # what it is worth going on for
+
+
+def test_a_program_opens_a_model_for_a_round(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    opened = []
+
+    def open_model(path: Path, plan: Plan, number: int) -> Run:
+        opened.append((path.name, number))
+        return lambda _: (1.0, 1.0)
+
+    plan = Plan("reference.onnx", ["a"], min_rounds=5, max_rounds=5)
+    (tmp_path / "plan.json").write_text(json.dumps(asdict(plan)))
+    timer.main([str(tmp_path)], lambda _: {}, open_model)
+    gc.enable()
+    capsys.readouterr()
+    assert opened == [(name, number) for number in range(1, 6) for name in ("reference.onnx", "a")]
 
 
 @pytest.mark.parametrize("program", ["timer", "series", "onnx_timer", "tensorrt_timer"])

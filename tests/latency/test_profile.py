@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import statistics
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from hwnas.latency.calibration import Calibration
 from hwnas.latency.profile import felt_as, network_name
 from hwnas.latency.samples import load_samples, save_samples
 from hwnas.latency.table import Entry
-from hwnas.latency.validation import compare
+from hwnas.latency.validation import compare, promise_holds
 from hwnas.supernet import Arch, ChainSpace, ChoiceSpace, Layer, Node, load_space
 
 Simulated = Callable[..., Any]
@@ -197,3 +198,12 @@ def test_samples_are_read_back_as_they_were(tmp_path: Path) -> None:
     (tmp_path / "foreign.csv.gz").write_bytes(b"no gzip")
     with pytest.raises(InputError, match=r"foreign.csv.gz is not readable as samples"):
         load_samples(tmp_path / "foreign.csv.gz")
+
+
+@pytest.mark.parametrize(("nets", "kept"), [(3, 1), (20, 15), (200, 185)])
+def test_a_promise_holds_unless_chance_does_not_explain_what_breaks_it(nets: int, kept: int) -> None:
+    """Against the binomial distribution, summed by hand."""
+    below = sum(math.comb(nets, k) * 0.975**k * 0.025 ** (nets - k) for k in range(kept))
+    assert below < 1e-4
+    assert promise_holds(kept, nets)
+    assert not promise_holds(kept - 1, nets)

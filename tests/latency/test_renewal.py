@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import random
+import shutil
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hwnas import workflows
 from hwnas.devices import Job
-from hwnas.errors import FaultError, MismatchError
+from hwnas.errors import FaultError, InputError, MismatchError
 from hwnas.latency import LatencyTable, profile
 from hwnas.latency.anchors import measure_networks
 from hwnas.latency.renewal import check_device, renew
@@ -119,3 +124,74 @@ def test_another_device_is_never_checked(table: LatencyTable, simulated: Simulat
 def test_an_older_table_is_not_used_unseen(table: LatencyTable, simulated: Simulated) -> None:
     with pytest.raises(MismatchError, match="run hwnas validate, which checks and renews it"):
         check_device(table.device, simulated(runtime="newer"))
+
+
+def test_a_newer_cuda_is_an_update(table: LatencyTable, simulated: Simulated) -> None:
+    """It comes with torch: "cuda 12.4 -> 12.8" was another device."""
+
+    class Gpu(simulated):  # type: ignore[misc, valid-type]
+        def fingerprint(self) -> dict[str, str]:
+            return {**super().fingerprint(), "cuda": "12.8"}
+
+    renewed, factor = renew(replace(table, device={**table.device, "cuda": "12.4"}), Gpu())
+    assert (factor, renewed.device["cuda"]) == (1, "12.8")
+
+
+SPACE = "mobilenet:size=16,channels=1,classes=10,stem=4,widths=4,depths=1,kernels=3-5,expansions=2-3,head=16"
+LOCAL = "local:tolerance=9,target=1e-9,min_rounds=5,max_rounds=5"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> LatencyTable:
+    return workflows.profile(SPACE, LOCAL, tmp_path_factory.mktemp("made") / "local.json", networks=3)
+
+
+@pytest.fixture
+def older(made: LatencyTable, tmp_path: Path) -> Path:
+    """A table of an older runtime on this machine."""
+    out = tmp_path / "local.json"
+    replace(made, device={**made.device, "runtime": "onnxruntime 1.0"}).save(out)
+    return out
+
+
+def stop_in_round_3(done: float, total: float, words: str) -> None:
+    if "round 3" in words:
+        raise KeyboardInterrupt
+
+
+def samples_in(folder: Path) -> list[str]:
+    lines = [line for file in sorted(folder.rglob("samples.jsonl")) for line in file.read_text().splitlines()]
+    return [line for line in lines if "runs_ms" in line]
+
+
+def test_an_interrupted_spot_check_repeats_no_sample(older: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hwnas.latency.renewal.EVEN", 99.0)  # of times as short as these
+    folder, kept = older.with_name("local.json.samples"), dict[str, list[str]]()
+    with pytest.raises(KeyboardInterrupt):
+        workflows.validate(SPACE, older, LOCAL, progress=stop_in_round_3)
+    before = samples_in(folder / "renewal")
+    assert len(before) >= 2 * 5
+    with pytest.raises(InputError, match=r"renewal holds an unfinished validation: add --resume"):
+        workflows.validate(SPACE, older, LOCAL)
+    remove = shutil.rmtree
+
+    def look(path: Path, **options: Any) -> None:
+        kept[path.name] = samples_in(path)
+        remove(path, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", look)
+    workflows.validate(SPACE, older, LOCAL, nets=2, pause_s=0.0, resume=True)
+    assert kept["renewal"][: len(before)] == before
+    assert set(Counter(json.loads(line)["model"] for line in kept["renewal"]).values()) == {5}
+    assert not folder.exists()
+    assert LatencyTable.load(older).device["runtime"] != "onnxruntime 1.0"
+
+
+def test_a_table_that_no_longer_holds_leaves_no_samples(older: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What they tell is told: nobody has to resume anything."""
+    monkeypatch.setattr("hwnas.latency.renewal.EVEN", -1.0)
+    monkeypatch.setattr("hwnas.latency.renewal.ALL_HOLD", -1.0)
+    for _ in range(2):
+        with pytest.raises(MismatchError, match="no longer holds"):
+            workflows.validate(SPACE, older, LOCAL)
+    assert not older.with_name("local.json.samples").exists()
