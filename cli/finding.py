@@ -84,7 +84,7 @@ def search(
 def export(
     found: Annotated[Path, typer.Argument(help="What hwnas search wrote (.json).")],
     out: Annotated[Path, typer.Option(help="The ONNX file to write.")],
-    device: Annotated[str | None, typer.Option(help="Measure the exported file there.")] = None,
+    device: Annotated[list[str] | None, typer.Option(help="Measure the exported file there; may be repeated.")] = None,
     batch: Annotated[str, typer.Option(help="A number, or dynamic.")] = "1",
     opset: Annotated[int, typer.Option(help="The newest ONNX opset that the reader knows, 13 or more.")] = 18,
     pixels: Annotated[bool, typer.Option("--pixels", help="Read pixels 0..255, and normalise them inside.")] = False,

@@ -94,6 +94,8 @@ def _measured(proof: Certificate) -> Iterator[str]:
     interval = f"(95 % interval {low:.4f} to {high:.4f})"
     yield f"| test {proof.metric}, in ONNX Runtime | {proof.accuracy_onnx:.4f} {interval} |"
     yield f"| the same in torch, fp32 | {proof.accuracy_torch:.4f} |"
+    if proof.precision != "fp32":
+        yield f"| lost by {proof.precision} | {lost_words(proof)} |"
     yield f"| test images | {proof.test_images:,} |"
     yield f"| largest difference of an output | {proof.max_abs_diff:.1e} (outputs up to {proof.max_output:.3g}) |"
     for device, times in proof.latency.items():
@@ -114,7 +116,7 @@ def _measured(proof: Certificate) -> Iterator[str]:
         memory = "" if weight.peak_bytes is None else f", {weight.peak_bytes / 2**20:.1f} MiB beyond the runtime's own"
         images = f" ({proof.batch} images)" if proof.batch and proof.batch > 1 else ""
         first = f"{weight.first_ms:.1f} ms for the first run{images}{memory}"
-        yield f"| to load it, once | {weight.load_ms:.0f} ms, {first} |"
+        yield f"| to load it, once, where it was exported | {weight.load_ms:.0f} ms, {first} |"
     if (mobile := proof.mobile) is not None:
         yield f"| for phones (.ort) | {mobile.size_bytes / 1e6:.3f} MB, outputs differ by {mobile.max_abs_diff:.1e} |"
     yield f"| outputs and accuracy by | {_words(proof.runtime_options)} |"
@@ -148,6 +150,16 @@ def _plain(text: str) -> str:
     return " ".join(text.split())
 
 
+def lost_words(proof: Certificate) -> str:
+    """What an int8 file lost of the metric, and what it was allowed to: of a fraction in points."""
+    scale, form, unit = 1.0, ".4g", f" of {proof.metric}"
+    if METRICS[proof.metric].task == "classification":
+        scale, form, unit = 100.0, ".2f", f" points of {proof.metric}"
+    lost, allowed = scale * proof.metric_lost, scale * proof.metric_allowed
+    gained = " (it gained)" if lost < 0 else ""
+    return f"{lost:{form}}{unit}{gained}, at most {allowed:{form}}"
+
+
 def proof_lines(proof: Certificate, out: Path) -> Iterator[str]:
     """What a certificate says, for the screen."""
     kept = ".rejected" if proof.rejected else ""
@@ -160,6 +172,8 @@ def proof_lines(proof: Certificate, out: Path) -> Iterator[str]:
         f"  test {proof.metric} {proof.accuracy_onnx:.4f} [{low:.4f}, {high:.4f}] in ONNX Runtime, "
         f"{proof.accuracy_torch:.4f} in torch, {proof.test_images} images"
     )
+    if proof.precision != "fp32":
+        yield f"  lost by {proof.precision}: {lost_words(proof)}"
     for name, times in proof.latency.items():
         faster = "" if times.speed_up is None else f", {times.speed_up:.2f} times as fast as in fp32"
         yield (
@@ -170,7 +184,7 @@ def proof_lines(proof: Certificate, out: Path) -> Iterator[str]:
         )
     if (weight := proof.footprint) is not None:
         memory = "" if weight.peak_bytes is None else f", {weight.peak_bytes / 2**20:.1f} MiB of memory"
-        yield f"  loads in {weight.load_ms:.0f} ms{memory}"
+        yield f"  loads in {weight.load_ms:.0f} ms{memory}, on this machine"
     yield from (f"  {check}" for check in proof.targets)
     verdicts = {True: "yes", False: "NO", None: "not all measured"}
     yield "; ".join((f"  within limits: {verdicts[proof.within_limits]}", *proof.notes))

@@ -45,7 +45,8 @@ class Latency:
     own networks, measured beside it, too, say has `changed` (a fraction) since the table was made. `raw_ms` is without
     that (processor time with one thread). A limit of None was not asked for. `speed_up` is by what factor an int8
     network is faster there than the same in fp32, measured beside it. `timed_as` says what was timed where that is not
-    the file itself; in another precision than the file's (`of_file` False) it tells nothing of the file's limits.
+    the file itself; in another precision or batch than the file's (`of_file` False) it tells nothing of the file's
+    limits, nor where the limit lies within the noise of a restless machine (`sure` False).
     """
 
     predicted_ms: float
@@ -58,6 +59,12 @@ class Latency:
     speed_up: float | None = None
     timed_as: str = ""
     of_file: bool = True
+    sure: bool = True
+
+    @property
+    def judges(self) -> bool:
+        """Whether it tells if the file keeps its limit."""
+        return self.of_file and self.sure
 
 
 @dataclass(frozen=True)
@@ -96,7 +103,9 @@ class Certificate:
     `within_limits` is None where a limit could not be measured; `targets` are other readers of the file, `mobile` what
     became of it in ONNX Runtime's format for phones. `runtime_options` are those of outputs and accuracy, `devices`
     what the devices that timed it say of themselves. `max_output` is the largest output that was compared; `rejected`
-    says what went beyond the `tolerance` or a limit: nothing, and the network is what was promised.
+    says what went beyond the `tolerance` or a limit: nothing, and the network is what was promised. `device` are those
+    that timed it, as the command named them, in one line as a shell would take it. `footprint` is of the machine that
+    exported it.
     """
 
     arch: Arch
@@ -128,10 +137,23 @@ class Certificate:
     mobile: MobileCheck | None = None
     batch: int | None = 1
     devices: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    device: str = ""
+
+    @property
+    def metric_lost(self) -> float:
+        """By how much the file is worse than the network in torch, in the metric's unit; below 0 it is better."""
+        more = METRICS[self.metric].direction > 0
+        return self.accuracy_torch - self.accuracy_onnx if more else self.accuracy_onnx - self.accuracy_torch
+
+    @property
+    def metric_allowed(self) -> float:
+        """By how much its metric may differ from that in torch, in the metric's unit."""
+        share = METRICS[self.metric].task != "classification"  # of errors
+        return self.tolerance.metric * (abs(self.accuracy_torch) if share else 1.0)
 
     def save(self, path: Path) -> None:
-        """Write the certificate as JSON, atomically."""
-        write_json(path, "certificate", VERSION, asdict(self))
+        """Write the certificate as JSON, atomically; `metric_lost` stands there, too."""
+        write_json(path, "certificate", VERSION, asdict(self) | {"metric_lost": self.metric_lost})
 
 
 @dataclass(frozen=True)
@@ -203,7 +225,7 @@ def certify(
     labels, predicted = data.test.labels.numpy(), onnx_answers(data_bytes, data, data.test, read)
     images = data.test.images[:COMPARED]
     found = compare_outputs(supernet, arch, subnet, data_bytes, data.normalise(images), as_array(read(images)))
-    values = {**costs, **{name: times.measured_ms for name, times in latency.items() if times.of_file}}
+    values = {**costs, **{name: times.measured_ms for name, times in latency.items() if times.judges}}
     unknown = [name for name in limits if name not in values]
     kept = all(values[name] <= limit for name, limit in limits.items() if name in values)
     certificate = Certificate(
@@ -245,13 +267,10 @@ def objections(proof: Certificate) -> Iterator[str]:
     most = proof.tolerance.outputs * max(1.0, proof.max_output)
     if proof.max_abs_diff > most:
         yield f"outputs differ by {proof.max_abs_diff:.2g}, more than {most:.2g}"
-    metric = METRICS[proof.metric]
-    worse = metric.direction * (proof.accuracy_torch - proof.accuracy_onnx)
-    moved = worse if proof.tolerance.drop else abs(worse)
-    allowed = proof.tolerance.metric * (1.0 if metric.task == "classification" else abs(proof.accuracy_torch))
-    if not moved <= allowed + 1e-12:  # nan is more, too; rounding is not
+    moved = proof.metric_lost if proof.tolerance.drop else abs(proof.metric_lost)
+    if not moved <= proof.metric_allowed + 1e-12:  # nan is more, too; rounding is not
         both = f"{proof.accuracy_onnx:.4f}, {proof.accuracy_torch:.4f} in torch"
-        yield f"{proof.metric} is {both}: more than {allowed:.2g} off"
+        yield f"{proof.metric} is {both}: more than {proof.metric_allowed:.2g} off"
     yield from (f"target {check}" for check in proof.targets if check.failed)
     same = (ROUNDED if proof.precision.startswith("int8") else PLAIN.outputs) * max(1.0, proof.max_output)
     if proof.mobile is not None and not proof.mobile.max_abs_diff <= same:

@@ -93,6 +93,17 @@ def _without_later_attributes(model: onnx.ModelProto, opset: int) -> onnx.ModelP
     return plain
 
 
+def at_batch(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
+    """A copy of a `model` with an open batch, that reads so many images per run: the same graph, the same weights."""
+    from onnxruntime.tools.onnx_model_utils import make_dim_param_fixed
+
+    fixed = onnx.ModelProto()
+    fixed.CopyFrom(model)
+    for entry in fixed.graph.input:
+        make_dim_param_fixed(fixed.graph, entry.type.tensor_type.shape.dim[0].dim_param, batch)
+    return fixed
+
+
 def described(model: onnx.ModelProto, words: Mapping[str, str]) -> onnx.ModelProto:
     """A copy of `model` that says in `metadata_props`, under names that begin with `hwnas.`, what it is."""
     told = onnx.ModelProto()

@@ -32,6 +32,7 @@ READERS = Path(__file__).resolve().parent / "readers"
 RAN, EMULATED, COMPILED, NAMED, REJECTED = "ran", "emulated", "compiled", "names only", "rejected"
 DYNAMIC_BATCH = 8  # images at once where the batch is open: more than one, so that an open batch is tried
 HALF = 5e-3  # what half precision may change, as a fraction of the largest output
+QDQ = ("QuantizeLinear", "DequantizeLinear")
 DESCRIBE_S = 300  # to import a runtime, under emulation too
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
@@ -125,7 +126,8 @@ class TargetCheck:
     `label` says what was really done: ran (here, outputs compared, never timed), emulated, compiled, rejected (it does
     not read it, `reason` says why), or names only. `max_abs_diff` is the largest difference of any output from the
     expected ones over `images` images; `agrees` whether that is within `tolerance`, both None where nothing was
-    computed. `fell_back` names operators that the target did not run itself; `size_bytes` is that of what it compiled.
+    computed. `fell_back` names operators that the target did not run itself, None where nobody looked; `size_bytes` is
+    that of what it compiled.
     """
 
     name: str
@@ -133,7 +135,7 @@ class TargetCheck:
     version: str
     max_abs_diff: float | None = None
     agrees: bool | None = None
-    fell_back: tuple[str, ...] = ()
+    fell_back: tuple[str, ...] | None = None
     size_bytes: int | None = None
     reason: str = ""
     images: int = 0
@@ -151,7 +153,9 @@ class TargetCheck:
             parts.append(f"{self.images} images, outputs differ by at most {self.max_abs_diff:.1e}")
         parts += ["DISAGREES"] * (self.agrees is False)
         parts += [f"{self.size_bytes / 1e6:.2f} MB"] if self.size_bytes is not None else []
-        parts += [f"fell back: {', '.join(self.fell_back)}"] if self.fell_back else []
+        if self.label not in (NAMED, REJECTED):
+            told = "not looked for" if self.fell_back is None else ", ".join(self.fell_back) or "none"
+            parts.append(f"operators that fell back: {told}")
         return "; ".join([*parts, *filter(None, [self.reason])])
 
 
@@ -176,11 +180,15 @@ def parse_targets(text: str) -> tuple[Wanted, ...]:
 
 @dataclass(frozen=True)
 class Entry:
-    """What a model takes and gives: an image input (B, C, S, S), B None where it is open, and one output."""
+    """What a model takes and gives: an image input (B, C, S, S), B None where it is open, and one output.
+
+    `symmetric` says whether the ranges of its int8, where it has any, are around 0, as TensorRT takes them.
+    """
 
     input: str
     output: str
     shape: tuple[int | None, ...]
+    symmetric: bool = True
 
     def job(self, count: int) -> dict[str, Any]:
         """What a reader is told of the model, for `count` images."""
@@ -201,7 +209,14 @@ def entry_of(model: bytes) -> Entry:
         raise InputError(f"a network of one input and one output is compared; this one has {names}")
     sizes = inputs[0].type.tensor_type.shape.dim
     shape = tuple(size.dim_value if size.HasField("dim_value") else None for size in sizes)
-    return Entry(inputs[0].name, graph.output[0].name, shape)
+    return Entry(inputs[0].name, graph.output[0].name, shape, _symmetric(graph))
+
+
+def _symmetric(graph: onnx.GraphProto) -> bool:
+    """Whether all zero points of Q/DQ nodes are 0, and in int8: those of biases are in int32."""
+    zeros = {node.input[2] for node in graph.node if node.op_type in QDQ and len(node.input) > 2}
+    found = [tensor for tensor in graph.initializer if tensor.name in zeros]
+    return all(t.data_type == onnx.TensorProto.INT8 and not onnx.numpy_helper.to_array(t).any() for t in found)
 
 
 def check_targets(
@@ -255,8 +270,7 @@ def _described(one: Wanted, model: Path, entry: Entry | None) -> dict[str, str] 
     except subprocess.TimeoutExpired:
         raise InputError(f"{one.name}: {one.python or 'its reader'} gave no answer: see that it starts") from None
     if ran.returncode == reading.NOT_INSTALLED and target.gpu and not torch.cuda.is_available():
-        command = trtexec_command(model, entry.shape if entry else ())
-        return TargetCheck(one.name, NAMED, "", reason=f"where there is a GPU: {command}")
+        return TargetCheck(one.name, NAMED, "", reason=_where_a_gpu_is(model, entry))
     if ran.returncode != 0:
         raise InputError(f"{one.name}: {_last_words(ran)}; to install it: {target.install}")
     try:
@@ -292,7 +306,7 @@ def _checked(
         one.name,
         label,
         told["version"],
-        fell_back=tuple(said.get("fell_back", ())),
+        fell_back=tuple(said["fell_back"]) if "fell_back" in said else None,
         size_bytes=said.get("size_bytes"),
     )
     return check if outputs is None else _compared(check, outputs, expected, tolerance)
@@ -311,7 +325,7 @@ def _compared(
     """The check with the largest difference between what was computed and what was expected."""
     if outputs.shape != expected.shape:
         return replace(check, agrees=False, reason=f"its outputs are {outputs.shape}, expected were {expected.shape}")
-    allowed = max(tolerance, TARGETS[check.name].precision * float(np.abs(expected).max()))
+    allowed = max(float(tolerance), TARGETS[check.name].precision * float(np.abs(expected).max()))
     check = replace(check, images=len(outputs), tolerance=allowed)
     difference = float(np.abs(outputs.astype(np.float64) - expected).max())
     if not np.isfinite(difference):
@@ -344,12 +358,35 @@ def _last_words(ran: subprocess.CompletedProcess[str]) -> str:
     return next((line.strip() for line in reversed(ran.stderr.splitlines()) if line.strip()), silent)
 
 
+def renamed(checks: Sequence[TargetCheck], model: Path, content: bytes) -> tuple[TargetCheck, ...]:
+    """Checks of a file that was called `model` after them: where all they have is a command, that names it."""
+    return tuple(
+        replace(check, reason=_where_a_gpu_is(model, entry_of(content))) if check.label == NAMED else check
+        for check in checks
+    )
+
+
+def engine_suffix(target: str) -> str:
+    """What stands for .onnx in the name under which an export keeps what a compiler made."""
+    return f".{target}.engine"
+
+
+def _where_a_gpu_is(model: Path, entry: Entry | None) -> str:
+    """The command that compiles a model by TensorRT, or why it would not."""
+    if entry is not None and not entry.symmetric:
+        return "TensorRT takes no int8 whose ranges are not around 0: export with --symmetric"
+    command = trtexec_command(model, entry.shape, entry.input) if entry else trtexec_command(model)
+    return f"where there is a GPU: {command}"
+
+
 def trtexec_command(model: Path, shape: Sequence[int | None] = (), name: str = "image", largest: int = 8) -> str:
     """The command that builds a TensorRT engine of the file beside it and times it, for TensorRT 10 and 11.
 
     The precision is the graph's own. An open batch (`shape` (None, C, S, S)) gets the range from 1 to `largest`.
     """
-    words = ["trtexec", f"--onnx={model}", f"--saveEngine={model.with_suffix('.engine')}", "--stronglyTyped"]
+    stem, _, kept = model.name.rpartition(".onnx")  # of a rejected file, its engine is one, too
+    engine = model.with_name(f"{stem or model.name}{engine_suffix('tensorrt')}{kept if stem else ''}")
+    words = ["trtexec", f"--onnx={model}", f"--saveEngine={engine}", "--stronglyTyped"]
     if shape and shape[0] is None:
         sizes = "x".join(str(size) for size in shape[1:])
         words += [f"--{end}Shapes={name}:{n}x{sizes}" for end, n in (("min", 1), ("opt", 1), ("max", largest))]

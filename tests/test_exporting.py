@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from dataclasses import replace
@@ -53,10 +54,14 @@ def test_int8_is_proven_and_held_against_fp32(made: Path, tmp_path: Path) -> Non
     assert proof.size_fp32_bytes != proof.size_bytes == (tmp_path / "net.onnx").stat().st_size
     kinds = {node.op_type for node in onnx.load(tmp_path / "net.onnx").graph.node}
     assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
+    points = f"{100 * (proof.accuracy_torch - proof.accuracy_onnx):.2f} points of accuracy"
+    assert f"| lost by int8 | {points}" in (tmp_path / "net.md").read_text()
+    assert any(line.startswith(f"  lost by int8: {points}") for line in workflows.proof_lines(proof, tmp_path))
+    assert json.loads((tmp_path / "net.json").read_text())["metric_lost"] == proof.metric_lost
     speed_up = proof.latency["local"].speed_up
     assert speed_up is not None
     assert speed_up > 0
-    assert "the promise is that of the network in fp32" in proof.notes
+    assert "the promise of local is that of the network in fp32" in proof.notes
     assert (proof.latency["local"].timed_as, proof.latency["local"].of_file) == ("", True)
 
 
@@ -97,6 +102,12 @@ def test_the_file_says_what_it_is_and_nothing_of_this_machine(made: Path, tmp_pa
         ("mobilenet:size=32", "mobilenet:size=32"),
         ("pkg.mod:space", "pkg.mod:space"),
         ("digits", "digits"),
+        ("local:threads=2,python=/opt/x/bin/python3", "local:threads=2,python=python3"),
+        ("local:python=/opt/x/bin/python3,threads=2,", "local:python=python3,threads=2"),
+        ("local:tolerance=9", "local:tolerance=9"),
+        ("devices/board.toml", "board.toml"),
+        ("folder:/home/a=b,c=d/phone", "folder:phone"),
+        ("/home/a:b=c/my.toml", "my.toml"),
     ],
 )
 def test_folders_of_this_machine_are_not_told(text: str, plain: str) -> None:
@@ -190,8 +201,11 @@ def test_what_was_timed_in_another_batch_is_told(made: Path, tmp_path: Path) -> 
     shipping = workflows.Shipping(batch=4)
     proof = workflows.export(made / "found.json", tmp_path / "net.onnx", LOCAL, shipping)
     assert proof.latency["local"].timed_as == "with batch 1"
-    assert "latency on local (with batch 1)" in (tmp_path / "net.md").read_text()
-    assert "first run (4 images)" in (tmp_path / "net.md").read_text()
+    card = (tmp_path / "net.md").read_text()
+    assert "latency on local (with batch 1)" in card
+    assert "local: timed with batch 1, not as the file is: that tells nothing of its limits" in card
+    assert "first run (4 images)" in card
+    assert "to load it, once, where it was exported" in card
     assert proof.runtime_options["threads"] == "1"
     assert proof.devices["local"]["batch"] == "1"
 
@@ -235,6 +249,8 @@ def test_the_mobile_format_is_proven_too(made: Path, tmp_path: Path, monkeypatch
     assert proof.mobile is not None
     assert proof.mobile.max_abs_diff < 1e-4
     assert proof.mobile.size_bytes == (tmp_path / "net.ort").stat().st_size
+    written = [hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() for name in ("net.onnx", "net.ort")]
+    assert [proof.sha256, proof.mobile.sha256] == written
     other = workflows.export(made / "found.json", tmp_path / "plain.onnx", shipping=workflows.Shipping(pixels=True))
     assert other.mobile is None
     wrong = to_mobile((tmp_path / "plain.onnx").read_bytes())
@@ -253,9 +269,26 @@ def test_other_readers_stand_in_the_certificate(made: Path, tmp_path: Path, caps
     ran = [check for check in proof["targets"] if check["label"] == "ran"]
     assert len(ran) == 2
     assert all(check["agrees"] and check["max_abs_diff"] <= 1e-4 for check in ran)
-    assert "trtexec --onnx=net.onnx" in capsys.readouterr().out
+    assert "trtexec --onnx=net.onnx --saveEngine=net.tensorrt.engine " in capsys.readouterr().out.replace("\n", " ")
+    assert ".tensorrt.engine" in exporting.BESIDE
     assert str(tmp_path) not in (tmp_path / "net.json").read_text() + (tmp_path / "net.md").read_text()
     assert "read by onnx-reference" in (tmp_path / "net.md").read_text()
+
+
+def test_what_is_said_of_a_rejected_network_names_its_file(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command for TensorRT, and the Python of the card."""
+    replace(Found.load(made / "found.json"), limits={"flops": 1.0}).save(tmp_path / "found.json")
+    shipping = workflows.Shipping(targets=parse_targets("tensorrt"))
+    proof = workflows.export(tmp_path / "found.json", tmp_path / "net.onnx", shipping=shipping)
+    assert len(proof.rejected) == 1
+    assert "trtexec --onnx=net.onnx.rejected --saveEngine=net.tensorrt.engine.rejected " in proof.targets[0].reason
+    card = (tmp_path / "net.md.rejected").read_text()
+    assert "--onnx=net.onnx.rejected " in card
+    monkeypatch.chdir(tmp_path)
+    exec(compile(re.findall(r"```python\n(.*?)```", card, re.DOTALL)[0], "net.md", "exec"), {})
+    assert not (tmp_path / "net.onnx").exists()
 
 
 def test_a_reader_that_computes_something_else_rejects_the_network(

@@ -6,7 +6,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from ..export import (
     PLAIN,
     Certificate,
     OfPixels,
+    at_batch,
     at_opset,
     certify,
     described,
@@ -37,7 +39,7 @@ from ..export.card import CARD
 from ..export.certificate import COMPARED, ROUNDED, MobileCheck, Read, as_array, numbers, objections
 from ..export.running import onnx_session, run_onnx
 from ..export.shipping import MARK
-from ..export.targets import Wanted, check_targets, installed
+from ..export.targets import Wanted, check_targets, engine_suffix, installed, renamed
 from ..files import check_target, write_atomic, write_bytes
 from ..latency.profile import formed
 from ..progress import Progress, silent
@@ -47,11 +49,11 @@ from ..supernet.cost import COSTS
 from ..supernet.evaluation import bn_images, calibrated_subnet, training_images
 from ..supernet.network import evaluating
 from .runs import objective, run_data, run_of, supernet_of
-from .timing import Measured, check_known, measure_exported
+from .timing import Measured, check_known, measure_exported, together
 
 CALIBRATION = 256  # training images whose ranges an int8 network is made for
 REJECTED = ".rejected"
-ENGINES = {name: f".{name}.engine" for name in ("tensorrt", "tensorrt-rtx")}  # what compilers make of it
+ENGINES = {name: engine_suffix(name) for name in ("tensorrt", "tensorrt-rtx")}  # what compilers make of it
 BESIDE = (".json", ".md", ".ort", ".required_operators.config", *ENGINES.values())
 """What is written beside NET.onnx, by its suffix."""
 
@@ -115,44 +117,35 @@ class Subject:
 def export(
     found_file: Path,
     out: Path,
-    device: str | None = None,
+    device: str | Sequence[str] | None = None,
     shipping: Shipping = Shipping(),
     progress: Progress = silent,
 ) -> Certificate:
     """Write the network of a FOUND.json as ONNX to `out`; its certificate (.json) and its card (.md) go beside it.
 
-    With `device` the exported file is measured there. Where the certificate has reasons to reject it, all is written
-    under names that end in .rejected, and what was there before stays.
+    With `device`, one or several, the exported file is measured there. Where the certificate has reasons to reject it,
+    all is written under names that end in .rejected, and what was there before stays.
     """
     if out.suffix != ".onnx":
         raise InputError(f"--out {out} must end in .onnx; the certificate is written beside it as .json")
     check_places(out)
     installed(shipping.targets)
-    where = None if device is None else load_device(device)
-    if where is not None:
-        check_form(where, shipping)
-        shipping = replace(shipping, symmetric=shipping.symmetric or where.form.precision == "int8-symmetric")
-    subject = _subject(found_file)
-    if where is not None:
-        check_known(subject.found, where)
+    asked = [device] if isinstance(device, str) else list(device or ())
+    where = devices_of(asked, shipping)
+    symmetric = shipping.symmetric or any(one.form.precision == "int8-symmetric" for one in where)
+    shipping, subject = replace(shipping, symmetric=symmetric), _subject(found_file)
+    for one in where:
+        check_known(subject.found, one)
     progress(0, 3, "exporting")
     plain = subject.model(shipping, shipping.batch)
     model = described(subject.as_shipped(plain, shipping), _words(subject, shipping))
-    measured = Measured({}, {}, ())
-    if where is not None:
-        measured = _measured(subject, shipping, plain, model, where, progress)
+    measured = together([_measured(subject, shipping, plain, model, one, progress) for one in where])
     progress(2, 3, "comparing outputs and accuracy")
     certificate = _certified(subject, shipping, model, measured)
+    certificate = replace(certificate, device=shlex.join(map(without_folders, asked)))
     if shipping.int8:
         certificate = replace(certificate, size_fp32_bytes=len(plain.SerializeToString()))
-    beside: dict[str, bytes] = {}
-    if shipping.mobile:
-        certificate, beside = _as_mobile(subject, shipping, model.SerializeToString(), certificate)
-    if shipping.targets:
-        certificate, engines = _read_elsewhere(subject, shipping, model.SerializeToString(), out, certificate)
-        beside |= engines
-    certificate = replace(certificate, rejected=tuple(objections(certificate)))
-    beside[".md"] = _card(subject, shipping, certificate, out.name).encode()
+    certificate, beside = _judged(subject, shipping, model.SerializeToString(), out, certificate)
     _write(out, model.SerializeToString(), beside, certificate)
     return certificate
 
@@ -180,6 +173,17 @@ def is_export(path: Path) -> bool:
         return False
 
 
+def devices_of(texts: Sequence[str], shipping: Shipping) -> list[Device]:
+    """The devices that texts name; InputError where two share a name, or one has no use for the file."""
+    devices = [load_device(text) for text in texts]
+    names = [device.name for device in devices]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"two devices are called {twice[0]}: name each once, by the name of its own table")
+    for device in devices:
+        check_form(device, shipping)
+    return devices
+
+
 def check_form(device: Device, shipping: Shipping) -> None:
     """InputError where a device runs networks in a precision that the file will not have, and could have or can't."""
     form = device.form
@@ -205,7 +209,14 @@ def _subject(found_file: Path) -> Subject:
 
 
 def without_folders(text: str) -> str:
-    """What names a space or data, without the folders of this machine: what is shipped tells nothing of them."""
+    """What names a space, data or device, without the folders of this machine: what is shipped tells nothing of them.
+
+    Settings behind a name lose theirs one by one; what stands behind `folder:` is a path, whatever its letters.
+    """
+    kind, _, rest = text.partition(":")
+    settings = [item.partition("=") for item in rest.split(",") if item]
+    if "/" not in kind and kind != "folder" and settings and all(equals for _, equals, _ in settings):
+        return f"{kind}:{','.join(name + '=' + re.sub('.*/', '', value.rstrip('/')) for name, _, value in settings)}"
     return re.sub(r"^(\w+:)?.*/", r"\1", text.rstrip("/"))
 
 
@@ -235,23 +246,33 @@ def _measured(
     device: Device,
     progress: Progress,
 ) -> Measured:
-    """What the exported file takes on a device, in the form that the device takes."""
+    """What the exported file takes on a device, in the form that the device takes.
+
+    An open batch is set to the device's in the file's own graph; of another fixed one a network of the same weights is
+    timed, which tells nothing of the file.
+    """
     form = device.form
-    if form.batch != shipping.batch:
+    if shipping.batch is None:
+        plain, model = at_batch(plain, form.batch), at_batch(model, form.batch)
+    elif form.batch != shipping.batch:
         plain = subject.model(shipping, form.batch)
         model = subject.as_shipped(plain, shipping)
     timed = model.SerializeToString() if shipping.int8 else formed(model, form)
     beside = plain.SerializeToString() if shipping.int8 else None
     measured = measure_exported(subject.found, subject.supernet.space, timed, device, progress, beside)
-    of_file = shipping.int8 or form.precision == shipping.precision
-    words = [f"with batch {form.batch}"] * (form.batch != shipping.batch) + [f"in {form.precision}"] * (not of_file)
+    other = [f"with batch {form.batch}"] * (shipping.batch not in (None, form.batch))
+    other += [f"in {form.precision}"] * (not shipping.int8 and form.precision != shipping.precision)
+    words = [f"with its open batch set to {form.batch}"] * (shipping.batch is None) + other
     latency = {
-        name: replace(times, timed_as=" and ".join(words), of_file=of_file) for name, times in measured.latency.items()
+        name: replace(times, timed_as=" and ".join(words), of_file=not other)
+        for name, times in measured.latency.items()
     }
-    notes = [f"the promise is that of the network in {form.precision}"] * (
-        of_file and form.precision != shipping.precision
+    notes = [f"the promise of {device.name} is that of the network in {form.precision}"] * (
+        shipping.int8 and form.precision != shipping.precision
     )
-    notes += [f"{device.name}: timed in {form.precision}, which the file is not"] * (not of_file)
+    notes += [
+        f"{device.name}: timed {' and '.join(other)}, not as the file is: that tells nothing of its limits"
+    ] * bool(other)
     return replace(measured, latency=latency, notes=(*measured.notes, *notes))
 
 
@@ -281,6 +302,23 @@ def _certified(subject: Subject, shipping: Shipping, model: onnx.ModelProto, mea
         space=without_folders(certificate.space),
         input="pixels" if shipping.pixels else "normalised",
     )
+
+
+def _judged(
+    subject: Subject, shipping: Shipping, model: bytes, out: Path, proof: Certificate
+) -> tuple[Certificate, dict[str, bytes]]:
+    """The certificate with all that else is made of the file, and with the verdict; and what lies beside the file."""
+    beside: dict[str, bytes] = {}
+    if shipping.mobile:
+        proof, beside = _as_mobile(subject, shipping, model, proof)
+    if shipping.targets:
+        proof, engines = _read_elsewhere(subject, shipping, model, out, proof)
+        beside |= engines
+    proof = replace(proof, rejected=tuple(objections(proof)))
+    name = f"{out.name}{REJECTED}" if proof.rejected else out.name
+    proof = replace(proof, targets=renamed(proof.targets, Path(name), model))
+    beside[".md"] = _card(subject, shipping, proof, name).encode()
+    return proof, beside
 
 
 def _as_mobile(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +10,17 @@ from ..devices import TIMED, Device, Job
 from ..errors import InputError
 from ..export import Latency
 from ..latency.anchors import WORTH_A_WORD, Anchor, Beside, beside, change_words, jobs_of
-from ..latency.profile import device_progress
+from ..latency.profile import device_progress, noise_of
 from ..latency.renewal import check_device
 from ..latency.validation import SLOWER, speed_words
 from ..progress import Progress, silent
 from ..search.found import Found
 from ..supernet import SearchSpace
+
+QUIETER = (
+    "end what else runs there, or measure longer (more max_seconds and max_rounds; by hand: more times of each model), "
+    "then export again"
+)
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,13 @@ class Measured:
     latency: Mapping[str, Latency]
     devices: Mapping[str, Mapping[str, str]]
     notes: tuple[str, ...]
+
+
+def together(parts: Sequence[Measured]) -> Measured:
+    """What several devices measured, as one."""
+    latency = {name: times for part in parts for name, times in part.latency.items()}
+    devices = {name: words for part in parts for name, words in part.devices.items()}
+    return Measured(latency, devices, tuple(note for part in parts for note in part.notes))
 
 
 def check_known(found: Found, device: Device) -> None:
@@ -62,24 +74,36 @@ def measure_exported(
     options = {name: value for name, value in fingerprint.items() if name != "name"}
     if (label := fingerprint["label"]) not in TIMED:
         return Measured({}, {device.name: options}, (f"{device.name}: {label} there; no latency was measured",))
-    timing = result.timings["network"]
+    timing, noise = result.timings["network"], noise_of(result, "a verdict on a limit so near")
     speed_up = None if plain is None else result.timings["fp32"].ratio / timing.ratio
     ratios = {device.name: timing.ratio, f"{device.name}.p95": timing.p95, f"{device.name}.sustained": timing.sustained}
+    measured_ms = {name: seen.table_ms("network", ratio) for name in names if (ratio := ratios[name]) is not None}
+    unsure = {
+        name
+        for name, ms in measured_ms.items()
+        if noise and within_noise(ms, found.limits.get(name), timing.half_width)
+    }
     latency = {
         name: Latency(
             predicted_ms=found.costs[name],
             low_ms=found.intervals[name][0],
             high_ms=found.intervals[name][1],
-            measured_ms=seen.table_ms("network", ratio),
-            raw_ms=timing.raw_ms if name == device.name else ratio * result.reference_ms,
+            measured_ms=ms,
+            raw_ms=timing.raw_ms if name == device.name else ms / seen.table_ms("network") * timing.raw_ms,
             limit_ms=found.limits.get(name),
             changed=seen.factor("network") - 1,
             speed_up=speed_up if name == device.name else None,
+            sure=name not in unsure,
         )
-        for name in names
-        if (ratio := ratios[name]) is not None
+        for name, ms in measured_ms.items()
     }
-    return Measured(latency, {device.name: options}, tuple(_notes(device.name, seen)))
+    notes = [f"{device.name}: {noise}; {QUIETER}"] if unsure else []
+    return Measured(latency, {device.name: options}, (*notes, *_notes(device.name, seen)))
+
+
+def within_noise(ms: float, limit_ms: float | None, half_width: float) -> bool:
+    """Whether a limit lies within the interval of a measurement that is known to +- `half_width` of it."""
+    return limit_ms is not None and abs(limit_ms / ms - 1) <= half_width
 
 
 def recorded_anchors(table: Mapping[str, Any], space: SearchSpace) -> list[Anchor]:

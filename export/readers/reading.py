@@ -6,8 +6,8 @@
 The JSON object holds the program's options. FOLDER/job.json says the names of the model's input and output, how many
 images it takes at once (`batch`), and whether that is open (`dynamic`). Written are FOLDER/outputs.npy (N, classes),
 where it computes anything, FOLDER/compiled, where a compiler makes a file of its own, and FOLDER/result.json:
-`fell_back`, `size_bytes`, and `reason`, the words of whatever refused the model. What isn't installed ends a program
-with the status NOT_INSTALLED and the line that installs it.
+`fell_back` (left out where nobody looked), `size_bytes`, and `reason`, the words of whatever refused the model. What
+isn't installed ends a program with the status NOT_INSTALLED and the line that installs it.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def first_line(error: BaseException) -> str:
 
 
 def main(version: Callable[[dict[str, Any]], str], read: Callable[[Job], dict[str, Any]]) -> None:
-    """Do what the command line says; `read` returns what it knows of `fell_back` and `size_bytes`."""
+    """Do what the command line says; `read` returns what it knows of `fell_back` and `size_bytes`, and no more."""
     options = json.loads(sys.argv[1])
     described = {"version": version(options), "machine": platform.machine()}
     if len(sys.argv) == 2:

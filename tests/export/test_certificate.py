@@ -16,6 +16,7 @@ from torch import nn
 
 from hwnas.errors import FaultError
 from hwnas.export import INT8, PLAIN, Certificate, Latency, certify, to_onnx
+from hwnas.export.card import lost_words, proof_lines
 from hwnas.export.certificate import MobileCheck, Tolerance, compare_outputs, objections
 from hwnas.export.intervals import binomial_interval
 from hwnas.export.running import onnx_session, run_onnx
@@ -217,3 +218,20 @@ def test_the_mobile_format_computes_what_the_file_does(precision: str, tolerance
     said = [list(objections(replace(proof, mobile=MobileCheck(apart * most, 1, "")))) for apart in (0.9, 1.1)]
     assert said[0] == []
     assert said[1] == [f"outputs of the mobile format differ by {1.1 * most:.2g}, more than {most:.2g}"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"accuracy_onnx": 0.896}, "0.40 points of accuracy, at most 0.50"),
+        ({"accuracy_onnx": 0.91}, "-1.00 points of accuracy (it gained), at most 0.50"),
+        ({"metric": "rmse", "accuracy_torch": 40.0, "accuracy_onnx": 40.1}, "0.1 of rmse, at most 0.2"),
+        ({"metric": "rmse", "accuracy_torch": 40.0, "accuracy_onnx": 40.0}, "0 of rmse, at most 0.2"),
+    ],
+)
+def test_what_int8_lost_is_a_figure_of_its_own(change: dict[str, Any], words: str, tmp_path: Path) -> None:
+    proof = replace(PROOF, tolerance=INT8, precision="int8", **change)
+    assert lost_words(proof) == words
+    assert any(line == f"  lost by int8: {words}" for line in proof_lines(proof, tmp_path / "net.onnx"))
+    proof.save(tmp_path / "net.json")
+    assert json.loads((tmp_path / "net.json").read_text())["metric_lost"] == proof.metric_lost

@@ -65,3 +65,15 @@ def test_int8_computes_in_int8(model: onnx.ModelProto) -> None:
     kinds = {node.op_type for node in to_int8(model).graph.node}
     assert {"QuantizeLinear", "DequantizeLinear", "Conv"} <= kinds
     assert any(t.data_type == onnx.TensorProto.INT8 for t in to_int8(model).graph.initializer)
+
+
+@pytest.mark.parametrize("convert", [to_int8, symmetric], ids=["int8", "symmetric"])
+def test_each_output_channel_has_a_scale_of_its_own(
+    convert: Callable[[onnx.ModelProto], onnx.ModelProto], model: onnx.ModelProto
+) -> None:
+    graph = convert(model).graph
+    known = {tensor.name: tensor for tensor in graph.initializer}
+    weights = {node.output[0]: node for node in graph.node if node.op_type == "DequantizeLinear"}
+    scales = [weights[node.input[1]].input[1] for node in graph.node if node.op_type == "Conv"]
+    assert [list(known[name].dims) for name in scales] == [[16], [32]]
+    assert all(len(np.unique(onnx.numpy_helper.to_array(known[name]))) > 1 for name in scales)

@@ -18,6 +18,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from hwnas.errors import HwnasError, InputError
+from hwnas.export import to_int8
 from hwnas.export.targets import (
     READERS,
     TARGETS,
@@ -26,6 +27,7 @@ from hwnas.export.targets import (
     check_targets,
     installed,
     parse_targets,
+    renamed,
     trtexec_command,
 )
 
@@ -78,6 +80,13 @@ def test_one_changed_weight_is_found() -> None:
     assert check.failed
     assert check.max_abs_diff == pytest.approx(0.01 * np.abs(IMAGES[:, 0, 0, 0])[RIGHT[:, 0] > 0].max(), rel=0.05)
     assert "DISAGREES" in str(check)
+
+
+def test_a_tolerance_of_numpy_fails_what_is_beyond_it() -> None:
+    """Once: its verdict was numpy's False, which is not False, and the check did not fail."""
+    (check,) = check_targets(network(weight=1.01), IMAGES, RIGHT, parse_targets("onnxruntime"), np.float32(1e-4))
+    assert check.agrees is False
+    assert check.failed
 
 
 def test_outputs_that_are_no_numbers_agree_with_nothing() -> None:
@@ -207,14 +216,56 @@ def test_tensorrt_without_a_gpu_is_a_name_and_a_command(tmp_path: Path) -> None:
     (check,) = check_targets(model, IMAGES, RIGHT, parse_targets("tensorrt"), TOLERANCE)
     assert (check.label, check.agrees, check.failed) == ("names only", None, False)
     assert trtexec_command(model, (None, 1, 2, 2)) in check.reason
+    model.write_bytes(network("batch").replace(b"image", b"photo"))
+    (check,) = check_targets(model, IMAGES, RIGHT, parse_targets("tensorrt"), TOLERANCE)
+    assert "--minShapes=photo:1x1x2x2 --optShapes=photo:1x1x2x2 --maxShapes=photo:8x1x2x2" in check.reason
 
 
 def test_the_command_for_trtexec_is_one_line_for_this_file() -> None:
-    assert trtexec_command(Path("net.onnx")) == "trtexec --onnx=net.onnx --saveEngine=net.engine --stronglyTyped"
+    assert trtexec_command(Path("net.onnx")) == (
+        "trtexec --onnx=net.onnx --saveEngine=net.tensorrt.engine --stronglyTyped"
+    )
     assert trtexec_command(Path("a b.onnx"), (None, 3, 32, 32)) == (
-        "trtexec '--onnx=a b.onnx' '--saveEngine=a b.engine' --stronglyTyped --minShapes=image:1x3x32x32 "
+        "trtexec '--onnx=a b.onnx' '--saveEngine=a b.tensorrt.engine' --stronglyTyped --minShapes=image:1x3x32x32 "
         "--optShapes=image:1x3x32x32 --maxShapes=image:8x3x32x32"
     )
+    assert "--saveEngine=net.tensorrt.engine.rejected " in trtexec_command(Path("net.onnx.rejected"))
+    assert "--saveEngine=net.tensorrt.engine " in trtexec_command(Path("net"))
+
+
+def test_int8_that_tensorrt_does_not_take_gets_no_command() -> None:
+    if Path("/dev/nvidia0").exists():
+        pytest.skip("there is a GPU here")
+    plain = onnx.load_from_string(network())
+    for symmetric in (False, True):
+        model = to_int8(plain, symmetric=symmetric).SerializeToString()
+        (check,) = check_targets(model, IMAGES, RIGHT, parse_targets("tensorrt"), TOLERANCE)
+        assert check.label == "names only"
+        assert ("export with --symmetric" in check.reason) == (not symmetric)
+        assert ("trtexec" in check.reason) == symmetric
+
+
+@pytest.mark.parametrize(
+    ("result", "fell_back", "words"),
+    [
+        ("{}", None, "operators that fell back: not looked for"),
+        ('{"fell_back": []}', (), "operators that fell back: none"),
+        ('{"fell_back": ["Gather", "Relu"]}', ("Gather", "Relu"), "operators that fell back: Gather, Relu"),
+    ],
+)
+def test_operators_that_nobody_looked_for_are_not_none(
+    result: str, fell_back: tuple[str, ...] | None, words: str, tmp_path: Path
+) -> None:
+    check = checked(network(), python=stand_in(tmp_path, f"echo '{result}' > $3/result.json"))
+    assert check.fell_back == fell_back
+    assert words in str(check)
+
+
+def test_a_file_that_is_called_otherwise_later_is_named_so() -> None:
+    checks = (TargetCheck("tensorrt", "names only", "", reason="of before"), TargetCheck("ncnn", "ran", "1.0"))
+    found = renamed(checks, Path("net.onnx.rejected"), network())
+    assert "--onnx=net.onnx.rejected " in found[0].reason
+    assert found[1] == checks[1]
 
 
 @pytest.mark.parametrize("program", sorted(READERS.glob("*.py")), ids=lambda path: path.stem)
