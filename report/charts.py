@@ -13,12 +13,14 @@ from ..latency import LatencyTable
 from ..supernet.layer import Layer
 from ..supernet.ranking import Ranking
 from .drawing import MARKS
-from .networks import Field, genes, is_fraction
+from .networks import LATENCY, Field, genes, is_fraction
 from .read import Checked, Transfer
 
 GREY, BLUE, ORANGE, GREEN = "#8a9099", "#2b7bba", "#d9541e", "#3a8f4d"
 WIDTH: Any = "container"  # as wide as the page has room
 NAMED = 8  # networks that a chart names at most
+PLACES = 100  # rows that a heat map has at most
+DIM = 0.179  # a colour's luminance below which white stands out from it, and black above: either by 4.5 to 1
 Row = Mapping[str, Any]
 
 
@@ -30,8 +32,11 @@ def search_chart(field: Field) -> alt.HConcatChart:
 
 
 def front_chart(field: Field, width: Any = WIDTH) -> Any:
-    """Accuracy against latency: everything evaluated, the front, the limits, and the networks found, by name."""
-    x = alt.X("ms:Q", title=f"promised latency on {field.device}, ms", scale=alt.Scale(zero=False))
+    """Accuracy against latency: everything evaluated, the front, the limits, and the networks found, by name.
+
+    The parameter `chosen` is the name of one that is singled out, "" of none.
+    """
+    x = alt.X("ms:Q", title=f"promised {field.time} on {field.device}, ms", scale=alt.Scale(zero=False))
     percent = alt.Axis(format="%") if is_fraction(field.metric) else alt.Axis()
     y = alt.Y("accuracy:Q", title=f"validation {field.metric}", scale=alt.Scale(zero=False), axis=percent)
     networks = sorted(_found_rows(field), key=lambda row: row["kind"])  # those found are drawn last, on top
@@ -40,8 +45,8 @@ def front_chart(field: Field, width: Any = WIDTH) -> Any:
     limits = [{"limit": ms, "what": f"limit {ms:.3g} ms"} for ms in sorted({r["limit"] for r in networks} - {None})]
     kinds = alt.Scale(domain=["found", "best of random"], range=[ORANGE, GREEN])
     kind = alt.Color("kind:N", scale=kinds, title=None, legend=alt.Legend(orient="bottom"))
-    chosen = alt.selection_point(name="chosen", fields=["name"], on="click")
-    strong = alt.when(chosen).then(alt.value(1)).otherwise(alt.value(0.25))
+    chosen = alt.param(name="chosen", value="")  # no selection: a click on what has no name would choose all of that
+    strong = alt.when("chosen === '' || datum.name === chosen").then(alt.value(1)).otherwise(alt.value(0.25))
     names = [row for row in networks if row["kind"] == "found"]
     names = names if len(names) <= NAMED else []  # so many would hide each other; hovering tells them
     tips = _tips("name", "kind", "accuracy", "ms", "measured", "limit")
@@ -53,14 +58,13 @@ def front_chart(field: Field, width: Any = WIDTH) -> Any:
         _rows(limits).mark_rule(strokeDash=[4, 4], color=BLUE).encode(x="limit:Q", tooltip=_tips("what")),
         _rows(networks)
         .mark_point(shape="diamond", size=190, filled=True, stroke="white")
-        .encode(x, y, kind, opacity=strong, tooltip=tips)
-        .add_params(chosen),
+        .encode(x, y, kind, opacity=strong, tooltip=tips),
         _rows(names)
         .mark_text(dy=-14, fontSize=12, fontWeight="bold")
         .encode(x, y, kind, text="name:N", opacity=strong),
     ]
     title = f"Searched and found on {field.device}; dashed: the limits"
-    return alt.layer(*layers).properties(width=width, height=320, title=title)
+    return alt.layer(*layers).add_params(chosen).properties(width=width, height=320, title=title)
 
 
 def _found_rows(field: Field) -> list[dict[str, Any]]:
@@ -84,7 +88,8 @@ def promise_chart(field: Field, width: Any = WIDTH) -> Any:
     data = [{"name": network.name, **vars(times)} for network, times in field.times()]
     base = _rows(data)
     y = alt.Y("name:N", sort=[row["name"] for row in data], title=None)
-    x = alt.X("low:Q", title=f"ms on {field.device}", scale=alt.Scale(zero=False))
+    words = f"ms on {field.device}" if field.time == LATENCY else f"{field.time} on {field.device}, ms"
+    x = alt.X("low:Q", title=words, scale=alt.Scale(zero=False))
     tips = _tips("name", "promised", "low", "high", "measured", "limit")
     layers = [
         base.mark_rule(strokeWidth=8, color=BLUE, opacity=0.4).encode(x, x2="high:Q", y=y, tooltip=tips),
@@ -96,8 +101,11 @@ def promise_chart(field: Field, width: Any = WIDTH) -> Any:
     return alt.layer(*layers).properties(width=width, height=max(100, 42 * len(data)), title=title)
 
 
-def deviation_chart(device: str, checked: Checked) -> Any:
-    """How far measurements were from the prediction, as fractions: measured twice, with the intervals and the floor."""
+def deviation_chart(device: str, checked: Checked, time: str = LATENCY) -> Any:
+    """How far measurements were from the prediction, as fractions: measured twice, with the intervals and the floor.
+
+    `time` is what the device's times are called.
+    """
     data = [
         {
             "ms": n.predicted_ms,
@@ -110,7 +118,7 @@ def deviation_chart(device: str, checked: Checked) -> Any:
         }
         for n in checked.networks
     ]
-    x = alt.X("ms:Q", title=f"predicted latency on {device}, ms", scale=alt.Scale(zero=False))
+    x = alt.X("ms:Q", title=f"predicted {time} on {device}, ms", scale=alt.Scale(zero=False))
     y = alt.Y("off:Q", title="measured, against predicted", axis=alt.Axis(format="+.1%"))
     tips = [
         *_tips("ms", "measured", "genes"),
@@ -144,9 +152,22 @@ def table_rows(table: LatencyTable) -> list[Row]:
     ]
 
 
-def table_chart(table: LatencyTable) -> alt.Chart:
+def slowest(rows: Sequence[Row], most: int) -> list[Row]:
+    """Rows of a table in the places that take longest: whole places, at most PLACES, and at most so many rows."""
+    places: dict[str, list[float]] = {}
+    for row in rows:
+        places.setdefault(row["layer"], []).append(row["ms"])
+    kept, count = set[str](), 0
+    for place, ms in sorted(places.items(), key=lambda item: max(item[1]), reverse=True):
+        if kept and (count + len(ms) > most or len(kept) == PLACES):
+            break
+        kept.add(place)
+        count += len(ms)
+    return [row for row in rows if row["layer"] in kept]
+
+
+def table_chart(name: str, rows: Sequence[Row]) -> alt.Chart:
     """A latency table as a heat map: a row for each place in a network, a column for each option."""
-    rows = table_rows(table)
     places, opts = (list(dict.fromkeys(row[name] for row in rows)) for name in ("layer", "option"))
     x = alt.X("option:N", title=None, sort=opts, axis=alt.Axis(labelAngle=-60, labelLimit=150))
     y = alt.Y("layer:N", title=None, sort=places, axis=alt.Axis(labelLimit=130))
@@ -154,7 +175,7 @@ def table_chart(table: LatencyTable) -> alt.Chart:
         "ms:Q", scale=alt.Scale(scheme="viridis"), legend=alt.Legend(orient="top", title="ms, layer alone")
     )
     chart = _rows(rows).mark_rect().encode(x, y, colour, tooltip=_tips("layer", "option", "ms", "low", "high"))
-    return chart.properties(width=WIDTH, height=max(140, 22 * len(places)), title=f"Layers on {table.name}")
+    return chart.properties(width=WIDTH, height=max(140, 22 * len(places)), title=f"Layers on {name}")
 
 
 def _place(layer: Layer) -> str:
@@ -185,9 +206,14 @@ def matrix_rows(transfer: Transfer) -> list[Row]:
 
 
 def matrix_chart(rows: Sequence[Row], title: str) -> Any:
-    """Rows: found for a device; columns: what it takes on a device, of several networks the mean."""
-    x = alt.X("on:N", title="runs on", axis=alt.Axis(labelAngle=0, orient="top"))
-    y = alt.Y("found for:N", title="found for", sort=list(dict.fromkeys(row["found for"] for row in rows)))
+    """Rows: found for a device; columns: what it takes on a device, of several networks the mean.
+
+    A cell has the share of the limit; where only other devices have a limit it has no colour, and the ms.
+    """
+    places, names = ([*dict.fromkeys(row[key] for row in rows)] for key in ("on", "found for"))
+    top = alt.Axis(labelAngle=0, orient="top")
+    x = alt.X("on:N", title="runs on", axis=top, scale=alt.Scale(domain=sorted(places)))  # empty columns, too
+    y = alt.Y("found for:N", title="found for", scale=alt.Scale(domain=names))
     limited = any(row["share of the limit"] is not None for row in rows)
     name, form = ("share of the limit", ".0%") if limited else ("ms", ".3g")
     mean = alt.Color(f"mean({name}):Q", title=name, legend=alt.Legend(orient="bottom"))
@@ -197,9 +223,16 @@ def matrix_chart(rows: Sequence[Row], title: str) -> Any:
     tips = [alt.Tooltip(f"mean({column}):Q", format=".3g", title=column) for column in ("ms", "low", "high")]
     base = _rows(rows)
     cells = base.mark_rect().encode(x, y, mean, tooltip=["found for:N", "on:N", *tips])
-    words = base.mark_text(color="black", fontSize=13).encode(x, y, text=alt.Text(f"mean({name}):Q", format=form))
-    count = len({row["found for"] for row in rows})
-    return alt.layer(cells, words).properties(width=WIDTH, height=max(120, 44 * count), title=title)
+    dark = f"luminance(scale('color', datum['mean_{name}'])) < {DIM}"
+    seen = alt.when(dark).then(alt.value("white")).otherwise(alt.value("black"))
+    text = alt.Text(f"mean({name}):Q", format=form)
+    known = base.transform_filter(alt.FieldValidPredicate(field=name, valid=True))  # what can't run has no words
+    words = known.mark_text(fontSize=13).encode(x, y, text=text, color=seen)
+    free = base.transform_filter(alt.FieldValidPredicate(field=name, valid=False))
+    free = free.transform_filter(alt.FieldValidPredicate(field="ms", valid=True))
+    times = free.mark_text(fontSize=13).encode(x, y, text=alt.Text("mean(ms):Q", format=".3g"))
+    layers = (cells, words, times) if limited else (cells, words)
+    return alt.layer(*layers).properties(width=WIDTH, height=max(120, 44 * len(names)), title=title)
 
 
 def curves_chart(rows: Sequence[Row], value: str, title: str) -> alt.Chart:
@@ -253,12 +286,15 @@ def save_chart(chart: alt.TopLevelMixin, path: Path) -> None:
 
 def _rows(rows: Iterable[Row]) -> alt.Chart:
     """A chart of rows, however many; a number that is none becomes a gap."""
-    values = [{name: _finite(value) for name, value in row.items()} for row in rows]
+    values = [{name: _short(value) for name, value in row.items()} for row in rows]
     return alt.Chart(alt.InlineData(values=values))
 
 
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _short(value: Any) -> Any:
+    """A value of a chart: of a number six digits, more than are seen."""
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.6g}") if math.isfinite(value) else None
 
 
 WORDS = {"name", "kind", "genes", "what", "layer", "option", "run", "search", "strategy"}

@@ -31,8 +31,8 @@ def join(parts: Iterable[object]) -> Html:
     return Html("".join(part if isinstance(part, Html) else escape(str(part)) for part in parts))
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Html:
-    """A table with a header, which scrolls sideways where it is too wide."""
+def table(label: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> Html:
+    """A table with a header, which scrolls sideways where it is too wide; `label` says of what."""
     head = tag("tr", *(tag("th", cell, scope="col") for cell in header))
     body = [tag("tr", *(tag("td", cell) for cell in row)) for row in rows]
     return tag(
@@ -41,5 +41,5 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Html:
         class_="scroll",
         tabindex="0",
         role="region",
-        aria_label="table",
+        aria_label=label,
     )

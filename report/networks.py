@@ -15,10 +15,12 @@ from ..search.found import Found
 from ..supernet.cost import COSTS
 from ..supernet.metrics import METRICS
 from ..supernet.space import Arch
-from .read import Inputs, of_space, predicts
+from .read import Inputs
+from .spaces import of_space, predicts
 
 BASELINE = "random"  # the strategy that others are compared with
-CLOUD = 3000  # evaluated networks that a chart shows at most
+CLOUD, LEAST = 3000, 100  # evaluated networks that all charts together show at most, and that each may show
+LATENCY, EMULATED = "latency", "emulated time (no latency)"  # what times are called
 
 BY_SEARCH = "by the search"  # where a network was measured that was not exported yet
 
@@ -64,7 +66,7 @@ class Network:
                 costs, seen = self.found.costs, self.found.measured.get(name)
                 yield Times(name, costs[name], low, high, seen, self.limits.get(name), BY_SEARCH)
         for name, t in measured.items():
-            limit = self.limits.get(name, t.limit_ms) if t.of_file else None
+            limit = self.limits.get(name, t.limit_ms) if t.judges else None
             yield Times(name, t.predicted_ms, t.low_ms, t.high_ms, t.measured_ms, limit, where(t))
 
 
@@ -149,8 +151,9 @@ class Point:
 class Field:
     """Networks that can be compared: of one space, data and metric, on one device.
 
-    `points` are those `evaluated` there, at most CLOUD of them, `front` those that no other is better and faster than;
-    `among` names the networks that are of them, with the weights by which all were judged.
+    `points` are those `evaluated` there, of all fields together at most CLOUD, `front` those that no other is better
+    and faster than; `among` names the networks that are of them, with the weights by which all were judged. `time` is
+    what the device's times are called.
     """
 
     device: str
@@ -161,6 +164,7 @@ class Field:
     evaluated: int
     points: tuple[Point, ...]
     front: tuple[Point, ...]
+    time: str = LATENCY
 
     def times(self) -> list[tuple[Network, Times]]:
         """Each network with its times here, the fastest first."""
@@ -175,14 +179,23 @@ def fields_of(inputs: Inputs, networks: Iterable[Network]) -> list[Field]:
         for times in network.times():
             data = network.found.data if network.found else ""
             groups.setdefault((times.device, network.space, data, network.metric), []).append(network)
-    fields = []
+    fields, most = [], max(LEAST, CLOUD // max(1, len(groups)))
     for (device, space, _, metric), members in groups.items():
         points = list(_points(inputs, members, device))
         judged = {(point.arch, point.accuracy) for point in points}
         among = frozenset(n.name for n in members if n.found and (n.arch, n.found.accuracy) in judged)
-        kept, shown = front(points, direction(metric)), thinned(points)
-        fields.append(Field(device, space, metric, tuple(members), among, len(points), shown, tuple(kept)))
+        kept, shown = tuple(front(points, direction(metric))), thinned(points, most)
+        time = time_of(inputs, device)
+        fields.append(Field(device, space, metric, tuple(members), among, len(points), shown, kept, time))
     return fields
+
+
+def time_of(inputs: Inputs, device: str) -> str:
+    """What the times of a device are called, by its label: those of an emulated one are no latency of any device."""
+    known = [(table.name, table.device) for table in inputs.tables.values()]
+    known += [(name, table["device"]) for found in inputs.found.values() for name, table in found.tables.items()]
+    labels = {fingerprint.get("label") for name, fingerprint in known if name == device.partition(".")[0]}
+    return EMULATED if "emulated" in labels else LATENCY
 
 
 def _points(inputs: Inputs, members: Sequence[Network], device: str) -> Iterator[Point]:
@@ -232,9 +245,9 @@ def front(points: Iterable[Point], better: int) -> list[Point]:
     return kept
 
 
-def thinned(points: Sequence[Point]) -> tuple[Point, ...]:
-    """At most CLOUD of them, evenly."""
-    rows = np.linspace(0, len(points) - 1, min(CLOUD, len(points))).round().astype(int).tolist()
+def thinned(points: Sequence[Point], most: int = CLOUD) -> tuple[Point, ...]:
+    """At most so many of them, evenly."""
+    rows = np.linspace(0, len(points) - 1, min(most, len(points))).round().astype(int).tolist()
     return tuple(points[row] for row in rows)
 
 

@@ -1,5 +1,6 @@
-// Draws every chart of the page, in the page's colours, and again when these change.
+// Draws every chart of the page, in the page's colours, and again when these change; singles networks out.
 const dark = matchMedia("(prefers-color-scheme: dark)");
+const figures = document.querySelectorAll("figure[data-chart]");
 
 function colours() {
   const style = getComputedStyle(document.documentElement);
@@ -29,12 +30,30 @@ async function draw(figure) {
   };
   const { view } = await vegaEmbed(place, spec, options);
   place.view = view;
+  place.setAttribute("role", "img"); // as in the page: one picture with a label, not thousands of marks
+  if (!buttons(figure).length) return;
+  view.addEventListener("click", (event, item) => choose(figure, item?.datum?.name ?? "")); // all else has no name
+  await choose(figure, buttons(figure).find(isPressed)?.value ?? "");
+}
+
+const buttons = (figure) => [...figure.querySelectorAll(".choices button")];
+const isPressed = (button) => button.getAttribute("aria-pressed") === "true";
+
+// Singles one network of a chart out, by its name; "" none.
+async function choose(figure, name) {
+  for (const button of buttons(figure)) button.setAttribute("aria-pressed", button.value === name);
+  await figure.querySelector(".chart").view.signal("chosen", name).runAsync();
+}
+
+function listen(figure) {
+  for (const button of buttons(figure))
+    button.addEventListener("click", () => choose(figure, isPressed(button) ? "" : button.value));
 }
 
 async function drawAll() {
-  for (const figure of document.querySelectorAll("figure[data-chart]")) await draw(figure);
+  for (const figure of figures) await draw(figure);
   document.documentElement.dataset.drawn = dark.matches ? "dark" : "light";
 }
 
 dark.addEventListener("change", drawAll);
-drawAll();
+drawAll().then(() => figures.forEach(listen));

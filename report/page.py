@@ -15,6 +15,7 @@ from typing import Any
 import altair as alt
 import vl_convert
 
+from ..latency import LatencyTable
 from ..supernet.cost import COSTS
 from .charts import (
     curves_chart,
@@ -25,17 +26,33 @@ from .charts import (
     progress_chart,
     promise_chart,
     ranking_chart,
+    slowest,
     table_chart,
     table_rows,
 )
 from .commands import commands
 from .drawing import draw, operations
 from .html import Html, table, tag
-from .networks import Field, Network, accuracy_words, cost_words, fields_of, genes, networks_of, percent, short
-from .read import Inputs, of_space, predicts
+from .networks import (
+    EMULATED,
+    LATENCY,
+    Field,
+    Network,
+    accuracy_words,
+    cost_words,
+    fields_of,
+    genes,
+    networks_of,
+    percent,
+    short,
+    time_of,
+)
+from .read import Inputs
+from .spaces import of_space, predicts
 from .summary import Card, cards, lead
 
 SHOWN = 400  # rows of a data table at most
+CELLS, LEAST = 3000, 200  # of all heat maps together at most, and what each may have
 CARDS = 6  # networks on the first screen at most
 TITLE = tag("title", "hwnas report")
 """By which a page is known for one of ours."""
@@ -99,11 +116,13 @@ def _section(section: Section) -> Html:
 
 
 def _sections(inputs: Inputs, networks: Sequence[Network], fields: Sequence[Field], command: str) -> Iterator[Section]:
-    yield "front", "Accuracy against latency", [_front(f) for f in fields if any(n.found for n in f.networks)]
+    fronts = [field for field in fields if any(n.found for n in field.networks)]
+    time = LATENCY if any(field.time == LATENCY for field in fronts) else EMULATED
+    yield "front", f"Accuracy against {time}", [_front(field) for field in fronts]
     yield "promises", "Promised and measured", [*map(_promises, fields), *_deviations(inputs)]
     yield "networks", "What the networks look like", _drawn(networks)
     yield "devices", "One device's network on another", list(_matrices(inputs, networks))
-    yield "tables", "What layers take", [_heat(name, table_) for name, table_ in _named(inputs.tables)]
+    yield "tables", "What layers take", list(_layers(inputs))
     yield "searches", "How the searches went", _progress(inputs, networks)
     yield "training", "Training", _training(inputs)
     yield "ranking", "Does the supernet rank its networks", [_ranked(name, r) for name, r in _named(inputs.rankings)]
@@ -116,12 +135,21 @@ def _front(field: Field) -> Html:
         for n, t in field.times()
         if n.found
     ]
+    names = [row[0] for row in rows]
     rows += [
         [f"on the front: {genes(p.arch)}", accuracy_words(p.accuracy, field.metric), *_ms(p.ms)] for p in field.front
     ]
-    label = f"Accuracy against latency on {field.device}: {field.evaluated} evaluated networks and those found"
-    words = "Grey: evaluated; line: the front; diamonds: found. Hover for figures, click a diamond to single it out."
-    return _chart(front_chart(field), label, words, ["network", "accuracy", "promised", "limit", "measured"], rows)
+    label = f"Accuracy against {field.time} on {field.device}: {field.evaluated} evaluated networks and those found"
+    words = "Grey: evaluated; line: the front; diamonds: found. Hover for figures"
+    words += "; click a diamond, or its name below, to single it out." if len(names) > 1 else "."
+    header = ["network", "accuracy", "promised", "limit", "measured"]
+    return _chart(front_chart(field), label, words, header, rows, _choices(names) if len(names) > 1 else "")
+
+
+def _choices(names: Sequence[str]) -> Html:
+    """A button for each network of a chart, for the keyboard too."""
+    buttons = [tag("button", name, type="button", value=name, aria_pressed="false") for name in names]
+    return tag("div", *buttons, class_="choices", role="group", aria_label="Single a network out")
 
 
 def _ms(*values: float | None) -> list[str]:
@@ -145,7 +173,8 @@ def _deviations(inputs: Inputs) -> Iterator[Html]:
             for n in checked.networks
         ]
         label = f"Measured against predicted on {device}, {len(rows)} networks the table had not seen"
-        yield _chart(deviation_chart(device, checked), label, words, header, rows)
+        chart = deviation_chart(device, checked, time_of(inputs, device))
+        yield _chart(chart, label, words, header, rows)
 
 
 def _drawn(networks: Sequence[Network]) -> list[Html]:
@@ -160,9 +189,10 @@ def _drawn(networks: Sequence[Network]) -> list[Html]:
     names = {lines: ", ".join(n.name for n in members) for lines, members in shown.items()}
     figures: dict[str, list[Html]] = {}
     for lines, members in shown.items():
-        caption = tag("figcaption", _caption(names[lines], members[0]))
         for device in dict.fromkeys(map(_found_for, members)):
-            figures.setdefault(device, []).append(tag("figure", draw(names[lines], lines, ops, widest), caption))
+            own = [n for n in members if _found_for(n) == device]
+            picture = draw(", ".join(n.name for n in own), lines, ops, widest)
+            figures.setdefault(device, []).append(tag("figure", picture, tag("figcaption", _caption(own))))
     words = "From the input down; colour: the operation, border: the kernel, width: channels, dashed: left out."
     parts = [tag("p", words, class_="note")]
     for device, drawn in figures.items():
@@ -170,7 +200,7 @@ def _drawn(networks: Sequence[Network]) -> list[Html]:
         parts += [tag("h3", device[:1].upper() + device[1:])] if len(figures) > 1 else []
         parts += [tag("div", *drawn, class_="networks", tabindex="0", role="region", aria_label=label)]
     rows = [[str(i + 1), *row] for i, row in enumerate(zip_longest(*shown, fillvalue=""))]
-    return [*parts, _data(["layer", *names.values()], rows)]
+    return [*parts, _data("The layers of all networks", ["layer", *names.values()], rows)]
 
 
 def _found_for(network: Network) -> str:
@@ -179,8 +209,13 @@ def _found_for(network: Network) -> str:
     return f"found for {' and '.join(devices)}" if devices else "found for no device"
 
 
-def _caption(names: str, network: Network) -> str:
-    return ", ".join([names, *(f"{name} at most {cost_words(name, limit)}" for name, limit in network.limits.items())])
+def _caption(networks: Sequence[Network]) -> str:
+    """The names of networks that are one, with the limits for which each was found."""
+    named: dict[str, list[str]] = {}
+    for n in networks:
+        limits = ", ".join(f"{name} at most {cost_words(name, limit)}" for name, limit in n.limits.items())
+        named.setdefault(limits, []).append(n.name)
+    return "; ".join(", ".join(filter(None, [*names, limits])) for limits, names in named.items())
 
 
 def _matrices(inputs: Inputs, networks: Sequence[Network]) -> Iterator[Html]:
@@ -194,6 +229,8 @@ def _matrices(inputs: Inputs, networks: Sequence[Network]) -> Iterator[Html]:
         ]
         words = "Shares of the limit there, or ms where none is known; orange: over the limit."
         words += " Empty: it can't run there." if any(row["ms"] is None for row in rows) else ""
+        unreal = [name for name in dict.fromkeys(row["on"] for row in rows) if time_of(inputs, name) == EMULATED]
+        words += f" Emulated, so no latency: {', '.join(unreal)}." if unreal else ""
         yield _chart(
             matrix_chart(rows, title),
             f"{title}: what networks found for one device take on another",
@@ -205,7 +242,8 @@ def _matrices(inputs: Inputs, networks: Sequence[Network]) -> Iterator[Html]:
 
 def _predicted(inputs: Inputs, networks: Sequence[Network]) -> list[Mapping[str, Any]]:
     """What each network takes on every table of its space, where there are several devices."""
-    shown = [*{n.arch: n for n in reversed(networks) if n.found and not n.is_baseline}.values()][::-1]
+    found = [n for n in reversed(networks) if n.found and not n.is_baseline]
+    shown = [*{(n.space, n.arch): n for n in found}.values()][::-1]
     rows: list[Mapping[str, Any]] = []
     for n in shown:
         known = [t for t in inputs.tables.values() if of_space(t, n.space, n.arch) and predicts(t)]
@@ -222,12 +260,32 @@ def _predicted(inputs: Inputs, networks: Sequence[Network]) -> list[Mapping[str,
     return rows
 
 
-def _heat(name: str, it: Any) -> Html:
-    rows = [[row["layer"], row["option"], *_ms(row["ms"], row["low"], row["high"])] for row in table_rows(it)]
-    what = "Times, which are no latency," if it.device.get("label") == "emulated" else "Latency"
-    label = f"{what} of {len(rows)} layers on {it.name}"
-    device = ", ".join(f"{key}: {value}" for key, value in it.device.items() if key not in ("name", "reference"))
-    return _chart(table_chart(it), label, f"{name}; {device}", ["layer", "option", "ms", "low", "high"], rows)
+def _layers(inputs: Inputs) -> Iterator[Html]:
+    """Of each table a heat map, if it has times, and the layers that can't run there."""
+    for name, it in _named(inputs.tables):
+        device = ", ".join(f"{key}: {value}" for key, value in it.device.items() if key not in ("name", "reference"))
+        if it.timed:
+            most = max(LEAST, CELLS // len(inputs.tables))
+            yield _heat(f"{name}; {device}", it, time_of(inputs, it.name), most)
+        else:
+            compiled = f"compiles {len(it.entries) - len(it.rejected)} of {len(it.entries)} layers, and gives no times"
+            yield tag("p", f"{name}; {device}; it {compiled}.", class_="note")
+        if it.rejected:
+            count = len(it.rejected)
+            words = f"{count} {'layer' if count == 1 else 'layers'} that {it.name} can't run, and why"
+            rows = [[str(layer), reason] for layer, reason in it.rejected.items()]
+            yield _data(words, ["layer", "reason"], rows, words)
+
+
+def _heat(words: str, it: LatencyTable, time: str, most: int) -> Html:
+    """A table as a heat map of at most so many cells."""
+    rows = table_rows(it)
+    shown = slowest(rows, most)
+    if len(shown) < len(rows):
+        words += f"; the chart has {len(shown)} of the {len(rows)} layers, where they take longest"
+    cells = [[row["layer"], row["option"], *_ms(row["ms"], row["low"], row["high"])] for row in rows]
+    label = f"{time.capitalize()} of {len(rows)} layers on {it.name}"
+    return _chart(table_chart(it.name, shown), label, words, ["layer", "option", "ms", "low", "high"], cells)
 
 
 def _progress(inputs: Inputs, networks: Sequence[Network]) -> list[Html]:
@@ -250,7 +308,7 @@ def _progress(inputs: Inputs, networks: Sequence[Network]) -> list[Html]:
     for metric, rows in by_metric.items():
         cells = [[r["search"], r["strategy"], str(r["evaluations"]), accuracy_words(r["best"], metric)] for r in rows]
         charts.append(
-            _chart(progress_chart(rows, metric), "Best so far against evaluations, by search", "", header, cells)
+            _chart(progress_chart(rows, metric), f"Best {metric} so far against evaluations", "", header, cells)
         )
     fronts = [f"{name}: a search for the front of {words}." for name, it in _named(inputs.runs) for words in it.fronts]
     return charts + [tag("p", words, class_="note") for words in fronts]
@@ -279,8 +337,8 @@ def _ranked(name: str, it: Any) -> Html:
 
 def _commands(inputs: Inputs, networks: Sequence[Network], command: str) -> list[Html]:
     words = (
-        "Reconstructed from what each file records, and not a log. What a file does not record is missing: settings of "
-        "the device of a table or an export; words in capitals stand for files of yours."
+        "Reconstructed from what each file records, and not a log. What a file does not record, as one of an earlier "
+        "hwnas may not, is missing; words in capitals stand for files of yours."
     )
     rows = [*commands(inputs, networks), ("this page", "report", command)]
     lines = [part for file, what, line in rows for part in (tag("dt", f"{file}, {what}"), tag("dd", tag("code", line)))]
@@ -291,24 +349,32 @@ def _named(items: Mapping[Any, Any]) -> list[tuple[str, Any]]:
     return list(zip(short(list(items)), items.values(), strict=True))
 
 
-def _chart(chart: Any, label: str, words: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> Html:
-    """A chart with its text alternatives: a label, a caption, and its numbers as a table."""
-    spec = json.dumps(chart.to_dict(), allow_nan=False).replace("<", "\\u003c")
+def _chart(
+    chart: Any,
+    label: str,
+    words: str,
+    header: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    choices: str = "",
+) -> Html:
+    """A chart with its text alternatives: a label, also where it is drawn, a caption, and its numbers as a table."""
+    spec = json.dumps({**chart.to_dict(), "description": label}, allow_nan=False).replace("<", "\\u003c")
     caption = tag("figcaption", words) if words else ""
     place = tag("div", class_="chart", role="img", aria_label=label)
     return tag(
         "figure",
         place,
         caption,
+        choices,
         tag("script", Html(spec), type="application/json"),
-        _data(header, rows),
+        _data(f"The numbers of: {label}", header, rows),
         data_chart="",
     )
 
 
-def _data(header: Sequence[str], rows: Sequence[Sequence[object]]) -> Html:
+def _data(label: str, header: Sequence[str], rows: Sequence[Sequence[object]], summary: str = "The numbers") -> Html:
     more = f" (the first {SHOWN} of {len(rows)})" if len(rows) > SHOWN else ""
-    return tag("details", tag("summary", f"The numbers{more}"), table(header, rows[:SHOWN]))
+    return tag("details", tag("summary", f"{summary}{more}"), table(label, header, rows[:SHOWN]))
 
 
 def _resource(name: str) -> str:

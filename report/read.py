@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,9 @@ from ..names import is_attribute
 from ..search.found import FRONTS, FRONTS_VERSION, Found
 from ..search.store import STORE, read_store
 from ..supernet.checkpoint import RUN, Run, load_run, read_metrics
-from ..supernet.layer import Node
 from ..supernet.ranking import Figure, Ranking
-from ..supernet.space import Arch, SearchSpace
+from ..supernet.space import Arch
+from .spaces import UnreadSpace, shared
 
 READABLE = (
     "the folder of a run, a latency table, a search's FOUND.json, an export's certificate, what hwnas validate or "
@@ -47,12 +47,16 @@ class Trained:
 
 @dataclass(frozen=True)
 class Checked:
-    """What `hwnas validate` found: the networks, the error and the floor. `device` is empty in files of before."""
+    """What `hwnas validate` found: the networks, the error and the floor.
+
+    `device` is empty in files of before, and so is what was `asked`, here as elsewhere: options as they were given.
+    """
 
     device: str
     networks: tuple[NetworkCheck, ...]
     mape: float
     floor: float | None
+    asked: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,7 @@ class Ranked:
     networks: tuple[tuple[float, float, float], ...]
     truth: str = ""
     lost: int = 0
+    asked: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -85,39 +90,6 @@ class Transfer:
 
     limits: Mapping[str, float]
     networks: tuple[Moved, ...]
-
-
-class UnreadSpace(SearchSpace):
-    """A space written in Python, of which a file tells the name alone."""
-
-    def __init__(self, spec: str) -> None:
-        self.spec = spec
-
-    def choices(self, prefix: Arch = ()) -> int | None:
-        """Unknown."""
-        raise InputError(f"the code of the space {self.spec} was not read: it has no choices, {prefix} is none")
-
-    def graph(self, arch: Arch) -> tuple[Node, ...]:
-        """Unknown."""
-        raise InputError(f"the code of the space {self.spec} was not read: it has no graph of {arch}")
-
-
-def predicts(table: LatencyTable) -> bool:
-    """Whether a table tells the latency of networks here."""
-    return table.timed and not isinstance(table.space, UnreadSpace)
-
-
-def of_space(table: LatencyTable, spec: str, arch: Arch) -> bool:
-    """Whether a table is of the space that `spec` names, and as it was when `arch` was found there.
-
-    A TOML file may have been changed since.
-    """
-    if table.space.spec != spec or isinstance(table.space, UnreadSpace):
-        return table.space.spec == spec
-    try:
-        return bool(table.space.check(arch))
-    except InputError:
-        return False
 
 
 @dataclass(frozen=True)
@@ -150,7 +122,7 @@ def read_inputs(paths: Sequence[Path]) -> Inputs:
                 seen.add(file.resolve())
         if not known:
             raise InputError(f"nothing in the folder {path} can be shown: name {READABLE}")
-    return Inputs(**read)
+    return Inputs(**{**read, "tables": shared(read["tables"])})
 
 
 def _known(path: Path) -> Iterator[tuple[str, Path]]:
@@ -192,7 +164,10 @@ def _found(file: Path) -> Found:
     found = Found.load(file)
     if missing := found.intervals.keys() - found.costs.keys():
         raise KeyError(min(missing))
-    tables = {str(name): {**table, "path": str(table["path"])} for name, table in found.tables.items()}
+    tables = {
+        str(name): {**table, "path": str(table["path"]), "device": _texts(table.get("device", {}))}
+        for name, table in found.tables.items()
+    }
     front = tuple(
         {**point, "arch": tuple(map(int, point["arch"])), "accuracy": _number(point["accuracy"])}
         for point in found.front
@@ -220,12 +195,13 @@ def _certificate(file: Path) -> Certificate:
     known = {
         field.name: data[field.name] for field in fields(Certificate) if field.name in data and field.name not in UNREAD
     }
-    names = {field.name for field in fields(Latency)} - {"timed_as", "of_file"}
+    names = {field.name for field in fields(Latency)} - {"timed_as", "of_file", "sure"}
     latency = {
         str(device): Latency(
             **{name: _maybe(value) for name, value in times.items() if name in names},
             timed_as=str(times.get("timed_as", "")),
             of_file=bool(times.get("of_file", True)),
+            sure=bool(times.get("sure", True)),
         )
         for device, times in data["latency"].items()
     }
@@ -244,9 +220,10 @@ def _certificate(file: Path) -> Certificate:
         "within_limits": _truth(data["within_limits"]),
         "size_fp32_bytes": _maybe(data.get("size_fp32_bytes")),
         "metric": str(data.get("metric", "accuracy")),
+        "device": str(data.get("device", "")),
         "tolerance": _tolerance(data["tolerance"]) if data.get("tolerance") else PLAIN,
         "mobile": _mobile(data["mobile"]) if data.get("mobile") else None,
-        "runtime_options": {str(name): str(value) for name, value in data["runtime_options"].items()},
+        "runtime_options": _texts(data["runtime_options"]),
     }
     return Certificate(**{**known, **numbers, **counts, **checked})
 
@@ -273,7 +250,7 @@ def _target(data: Mapping[str, Any]) -> TargetCheck:
         str(data["version"]),
         _maybe(data["max_abs_diff"]),
         _truth(data["agrees"]),
-        fell_back=tuple(map(str, data.get("fell_back", ()))),
+        fell_back=None if (fell_back := data.get("fell_back")) is None else tuple(map(str, fell_back)),
         size_bytes=data["size_bytes"] if data.get("size_bytes") is None else int(data["size_bytes"]),
         reason=str(data["reason"]),
         images=int(data["images"]),
@@ -285,7 +262,7 @@ def _table(file: Path) -> LatencyTable:
     record = read_json(file, "table", TABLE_VERSION)["space"]
     unread = record["recipe"] is None and is_attribute(str(record["spec"]))
     table = LatencyTable.load(file, UnreadSpace(str(record["spec"])) if unread else None)
-    device = {str(name): str(value) for name, value in table.device.items()} | {"name": str(table.device["name"])}
+    device = _texts(table.device) | {"name": str(table.device["name"])}
     if not table.validation:
         return replace(table, device=device)
     floor, nets = _maybe(table.validation.get("floor_mape")), int(table.validation["nets"])
@@ -313,7 +290,17 @@ def _validation(file: Path) -> Checked:
     )
     if not all(row.predicted_ms > 0 for row in rows):
         raise ValueError("a prediction is not positive")
-    return Checked(str(data.get("device", "")), rows, _number(data["mape"]), _maybe(data["floor_mape"]))
+    floor = _maybe(data["floor_mape"])
+    return Checked(str(data.get("device", "")), rows, _number(data["mape"]), floor, _asked(data))
+
+
+def _asked(data: Mapping[str, Any]) -> dict[str, str]:
+    """Options of the command that wrote a file."""
+    return _texts(data.get("asked", {}))
+
+
+def _texts(values: Mapping[str, Any]) -> dict[str, str]:
+    return {str(name): str(value) for name, value in values.items()}
 
 
 def _ranking(file: Path) -> Ranked:
@@ -327,9 +314,8 @@ def _ranking(file: Path) -> Ranked:
     )
     ranked = [net["arch"] for net in data["networks"]]
     lost = [arch for arch, _ in data.get("lost", ()) if arch not in ranked]  # else it was the second seed's training
-    return Ranked(
-        str(data["cost"]), str(data["metric"]), Ranking(**figures), points, str(data.get("truth", "")), len(lost)
-    )
+    truth = str(data.get("truth", ""))
+    return Ranked(str(data["cost"]), str(data["metric"]), Ranking(**figures), points, truth, len(lost), _asked(data))
 
 
 def _transfer(file: Path) -> Transfer:

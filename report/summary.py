@@ -11,7 +11,19 @@ from ..export import Certificate
 from ..latency import LatencyTable
 from ..search.found import Found
 from ..supernet.cost import COSTS
-from .networks import Field, Network, Times, accuracy_words, cost_words, direction, ms_words, percent, table_of
+from .networks import (
+    EMULATED,
+    Field,
+    Network,
+    Times,
+    accuracy_words,
+    cost_words,
+    direction,
+    ms_words,
+    percent,
+    table_of,
+    time_of,
+)
 from .read import Inputs
 
 KEPT, BROKEN, OPEN, FREE = "kept", "broken", "open", "free"
@@ -152,7 +164,10 @@ def _sure(inputs: Inputs, network: Network, times: Sequence[Times]) -> Iterator[
             inside = "inside" if t.low <= t.measured <= t.high else "OUTSIDE"
             off = percent(t.measured / t.promised - 1, "+z.1f")
             yield f"The measurement is {off} off the promise, {inside} its interval."
-        yield _table_words(t.device, table_of(inputs, t.device, network))
+        if time_of(inputs, t.device) == EMULATED:
+            yield f"{t.device} is emulated: its times are no latency of any device."
+        else:
+            yield _table_words(t.device, table_of(inputs, t.device, network))
     if network.proof:
         yield f"Outputs of supernet, subnet and ONNX Runtime differ by {network.proof.max_abs_diff:.1e} at most."
         yield from (f"Note: {note}." for note in network.proof.notes)
@@ -163,8 +178,6 @@ def _sure(inputs: Inputs, network: Network, times: Sequence[Times]) -> Iterator[
 def _table_words(device: str, table: LatencyTable | None) -> str:
     if table is None:
         return f"The table of {device} is not among these files."
-    if table.device.get("label") == "emulated":
-        return f"{device} is emulated: its times are no latency of any device."
     found: Any = table.validation
     if not found:
         return f"The table of {device} was never validated (hwnas validate)."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +20,15 @@ from hwnas.latency.validation import compare
 from hwnas.search import EvaluationStore
 from hwnas.search.found import FRONTS, Found
 from hwnas.search.store import STORE
-from hwnas.supernet import ChainSpace, TrainSettings
+from hwnas.supernet import ChainSpace, TrainSettings, load_space
 from hwnas.supernet.checkpoint import Run, append_metrics
 from hwnas.supernet.cost import COSTS
 from hwnas.supernet.ranking import ranking
 from hwnas.supernet.spaces import space_record
 
 EPOCHS = 3
+LONG = "mobilenet:widths=24-40-80-112-160,depths=6-6-6-6-6"
+MANY, EVALUATED = 12, 4000  # devices, networks
 HOSTILE = "<img src=x onerror=alert(1)>\"'&</script><b>"
 
 
@@ -62,7 +64,7 @@ def make(folder: Path, space: ChainSpace, device: str, other: str) -> Made:
     certificate_of(table, found["best"], limit).save(folder / "best.json")
     twice = np.array([table.predict(arch).ms for arch in archs[:12]]) * np.linspace(0.98, 1.03, 12)
     checked = compare(table, archs[:12], twice, twice * 1.01, 5.0)
-    write_json(folder / "validation.json", "validation", 1, {"device": device, **asdict(checked)})
+    write_json(folder / "validation.json", "validation", 1, {"device": device, **checked.figures()})
     write_json(folder / "ranking.json", "ranking", 1, ranking_of(archs, evaluations))
     row = {"found_for": device, "arch": best, "accuracy": 0.9, "ms": {device: [1, 0.9, 1.1], other: [3, 2.8, 3.2]}}
     write_json(folder / "matrix.json", "transfer", 1, {"limits": {device: 1.2, other: 2.5}, "networks": [row]})
@@ -171,6 +173,23 @@ def made(tmp_path_factory: pytest.TempPathFactory, tiny: ChainSpace) -> Made:
 def hostile(tmp_path_factory: pytest.TempPathFactory, tiny: ChainSpace) -> Made:
     """The same with devices whose names try to become markup."""
     return make(tmp_path_factory.mktemp("hostile"), tiny, HOSTILE, f"{HOSTILE}2")
+
+
+@pytest.fixture(scope="session")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Many devices of a long space, a network found for each, and as many evaluations as a long search makes."""
+    folder, space, rng = tmp_path_factory.mktemp("many"), load_space(LONG), random.Random(0)
+    assert isinstance(space, ChainSpace)
+    evaluations = {space.sample(rng): rng.random() for _ in range(EVALUATED)}
+    run_of(folder / "run", space, evaluations)
+    for number, arch in zip(range(MANY), evaluations, strict=False):
+        table = table_of(space, f"phone{number}", 1.0 + number)
+        more = {replace(layer, in_size=layer.in_size + n): e for layer, e in table.entries.items() for n in range(4)}
+        table = replace(table, entries=more)
+        table.save(folder / f"{table.name}.json")
+        limit = table.predict(arch).high
+        found_of(folder, table, evaluations, arch, limit, "evolution").save(folder / f"{table.name}-found.json")
+    return folder
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hwnas.report import fields_of, networks_of, read_inputs, save_chart, search_chart
-from hwnas.report.charts import table_rows
+from hwnas.report.charts import PLACES, slowest, table_rows
 from hwnas.report.networks import Field, Point, front, thinned
 
 
@@ -58,12 +58,20 @@ def test_the_front_is_what_nothing_dominates(field: Field) -> None:
 
 def test_a_chart_of_very_many_networks_shows_some_of_them() -> None:
     points = [Point((number,), float(number), 0.5) for number in range(10_000)]
-    kept = thinned(points)
-    assert len(kept) == 3000
-    assert (kept[0], kept[-1]) == (points[0], points[-1])
+    for kept, most in ((thinned(points), 3000), (thinned(points, 250), 250)):
+        assert len(kept) == most
+        assert (kept[0], kept[-1]) == (points[0], points[-1])
 
 
 def test_a_heat_map_has_a_cell_for_each_timed_layer(made: Any) -> None:
     rows = table_rows(made.table)
     assert len({(row["layer"], row["option"]) for row in rows}) == len(rows) == len(made.table.entries)
     assert not any("act=" in row["option"] for row in rows)
+
+
+def test_a_heat_map_of_very_many_layers_has_the_slowest_places() -> None:
+    rows = [{"layer": place, "option": option, "ms": place + option} for place in range(200) for option in range(4)]
+    assert slowest(rows, len(rows)) == rows[-4 * PLACES :]
+    assert slowest(rows, 10) == rows[-8:]  # whole places, in their order
+    assert slowest(rows, 1) == rows[-4:]
+    assert slowest(rows[:8], 100) == rows[:8]

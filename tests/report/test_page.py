@@ -8,7 +8,7 @@ import json
 import re
 import shlex
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,14 @@ import pytest
 
 from hwnas.__main__ import run
 from hwnas.export.certificate import INT8
+from hwnas.export.targets import TargetCheck
+from hwnas.latency import LatencyTable
+from hwnas.latency.calibration import Calibration
+from hwnas.latency.table import Entry
 from hwnas.report import page, read_inputs
-from hwnas.report.commands import exported, profiled, ranked, searched
+from hwnas.report.commands import exported, finetuned, profiled, ranked, searched, validated
 from hwnas.report.html import Html, tag
+from hwnas.supernet import ChainSpace, TrainSettings, load_space
 
 SECTIONS = {"front", "promises", "networks", "devices", "tables", "searches", "training", "ranking", "commands"}
 MOST_BYTES = 6_000_000
@@ -56,6 +61,14 @@ class Page(HTMLParser):
     @property
     def text(self) -> str:
         return " ".join(self.words)
+
+    @property
+    def charts(self) -> list[str]:
+        return [script for kind, script in self.scripts if kind == "application/json"]
+
+    @property
+    def labels(self) -> list[str]:
+        return [str(given["aria-label"]) for _, given in self.tags if given.get("aria-label")]
 
 
 @pytest.fixture(scope="module")
@@ -152,10 +165,9 @@ def test_names_from_files_never_become_markup(hostile: Any) -> None:
     assert hostile.table.name in parsed.text
     assert {name for name, _ in parsed.tags} & {"img", "b"} == set()
     assert not any("onerror" in given for _, given in parsed.tags)
-    for kind, script in parsed.scripts:
-        if kind == "application/json":
-            json.loads(script)
-            assert "<" not in script
+    for script in parsed.charts:
+        json.loads(script)
+        assert "<" not in script
 
 
 def test_text_is_escaped_unless_it_is_markup() -> None:
@@ -174,18 +186,42 @@ def test_every_chart_has_a_label_and_its_numbers_as_a_table(whole: str) -> None:
     assert all("mbconv" in str(given["aria-label"]) for given in pictures)
 
 
-def test_commands_have_options_that_exist(whole: str, capsys: pytest.CaptureFixture[str]) -> None:
-    parsed = Page(whole)
-    lines = [words for words in parsed.words if words.startswith("hwnas ")]
-    assert {shlex.split(line)[1] for line in lines} == {
-        "train",
-        "profile",
-        "validate",
-        "rank",
-        "search",
-        "export",
-        "report",
-    }
+ASKED = {
+    "best-found.json": {"table": "a.json b.json", "device": "phone.toml", "verify": "3", "pareto": "pixel8"}
+    | {"budget": "10min", "evaluate": "train:3"},
+    "table0.json": {"device": "phone.toml", "networks": "12", "seed": "1", "from": "a.json b.json"},
+    "validation.json": {"space": "runs/a", "table": "a.json", "device": "phone.toml", "pause": "0"},
+    "ranking.json": {"run": "runs/a", "nets": "9", "again": "3", "epochs": "2", "seed": "1", "table": "a.json"},
+}
+SETTINGS = {field.name: "1" for field in fields(TrainSettings)} | {"augment": "False", "teacher": "torchvision:vgg11"}
+
+
+@pytest.fixture
+def asked_for(made: Any, changed: Callable[..., Path]) -> Path:
+    """Files that tell all the options with which they were made, a network tuned, and one compiled, but never timed."""
+    for name, asked in ASKED.items():
+        folder = changed(name, asked=asked).parent
+    changed("best.json", latency={}, device="phone.toml", batch=None, precision="int8-symmetric", mobile=MOBILE)
+    run = json.loads((made.folder / "run" / "run.json").read_text())
+    tuned = folder / "tuned"
+    tuned.mkdir()
+    (tuned / "run.json").write_text(json.dumps({**run, "arch": made.best.arch}))
+    known = {name: value for name, value in SETTINGS.items() if name not in ("seed", "sampling", "largest_first")}
+    asked = {"found": "best-found.json", "data": "digits", "data_dir": "images", "from_scratch": "True", **known}
+    replace(made.best, run=str(tuned.resolve()), asked=asked).save(tuned / "found.json")
+    return folder
+
+
+MOBILE = {"max_abs_diff": 0.0, "size_bytes": 1, "sha256": ""}
+
+
+def test_commands_have_options_that_exist(made: Any, asked_for: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [words for words in parts(made.folder, asked_for).words if words.startswith("hwnas ")]
+    commands = [shlex.split(line)[1] for line in lines]
+    assert set(commands) == {"train", "profile", "validate", "rank", "search", "finetune", "export", "report"}
+    assert commands.count("finetune") == 2  # of the run, and of the network
+    (compiled,) = [line for line in lines if "export" in line and "phone.toml" in line]
+    assert "pixel8" not in compiled
     for line in lines:
         command, *words = shlex.split(line)[1:]
         assert run([command, "--help"]) == 0
@@ -200,6 +236,18 @@ def test_commands_say_what_was_not_as_usual(made: Any, changed: Callable[..., Pa
     told = replace(table, told_by=("pixel4", "pixel5"))
     assert " --from pixel4.json --from pixel5.json --out table.json" in profiled(Path("table.json"), told)
     assert "--from" not in profiled(Path("table.json"), table)
+    asked = replace(table, asked={"device": "phone.toml", "networks": "12", "seed": "3"})
+    assert " --device phone.toml --networks 12 --seed 3 --out " in profiled(Path("table.json"), asked)
+    assert f" --device {table.name} " in profiled(Path("table.json"), table)
+    named = replace(proof, device="local:threads=2 'my board.toml'")
+    assert " --device local:threads=2 --device 'my board.toml'" in exported(Path("net.json"), named, None)
+    (checked,) = inputs.validations.values()
+    asked_of = replace(checked, asked={"space": "runs/a", "table": "a.json", "device": "phone.toml"})
+    words = f"--space runs/a --table a.json --device phone.toml --nets {len(checked.networks)} "
+    assert words in validated(Path("v.json"), asked_of)
+    again = ranked(Path("rank.json"), replace(ranking, asked={"run": "runs/a", "nets": "7", "again": "3"}))
+    assert "--run runs/a --nets 7 " in again
+    assert "--again 3 " in again
     file = changed("best.json", precision="int8", tolerance={"outputs": 0.25, "metric": 0.02, "drop": True})
     (quantized,) = read_inputs([file]).certificates.values()
     assert " --int8 --drop 0.02" in exported(Path("net.json"), quantized, None)
@@ -227,11 +275,109 @@ def test_networks_are_side_by_side_for_each_device(made: Any, changed: Callable[
     assert not [words for words in parts(files[0]).words if words.startswith("Found for")]
 
 
+def test_one_network_found_for_two_devices_has_the_limit_of_each(made: Any, changed: Callable[..., Path]) -> None:
+    best = {"arch": made.best.arch, "description": made.best.description, "strategy": "grid"}
+    files = [changed("best-found.json"), changed("drawn-found.json", **best, limits={"pi5": 3.0})]
+    words = [words for words in parts(*files).words if words.startswith("Found for") or " at most " in words]
+    assert words[1].startswith("best, pixel8 at most ")
+    assert words[::2] + words[3:] == ["Found for pixel8", "Found for pi5", "drawn, pi5 at most 3.00 ms"]
+    tighter = changed("drawn-found.json", **best, limits={"pixel8": 0.001})
+    captions = [words for words in parts(files[0], tighter).words if words.startswith("best, pixel8 at most ")]
+    assert [caption.partition("; ")[2] for caption in captions] == ["drawn, pixel8 at most 0.00100 ms"]
+
+
+def test_networks_of_two_spaces_with_equal_genes_are_both_shown(made: Any, tmp_path: Path, tiny: ChainSpace) -> None:
+    """Once the matrix knew a network by its genes alone."""
+    wider = load_space(tiny.spec.replace("head=16", "head=24"))
+    entries = dict.fromkeys(wider.layers(), Entry(1.0, 0.9, 1.1, 5))
+    for name in ("pixel8", "pi5"):
+        fingerprint = {**made.table.device, "name": name}
+        LatencyTable(fingerprint, wider, entries, Calibration(), 0.5).save(tmp_path / f"{name}.json")
+    replace(made.best, space=wider.spec).save(tmp_path / "wider-found.json")
+    files = [made.folder / f"{name}.json" for name in ("best-found", "table0", "table1")]
+    (matrix,) = [chart for chart in parts(*files, tmp_path).charts if "Promised by the tables" in chart]
+    assert set(re.findall(r'"found for": "(\w+)"', matrix)) == {"best", "wider"}
+
+
+@pytest.mark.parametrize("timed", [True, False])
+def test_layers_that_can_t_run_are_listed_with_the_reason(made: Any, tmp_path: Path, timed: bool) -> None:
+    """Of a device that only compiles they are all that there is: its chart was empty."""
+    layers = list(made.table.entries)
+    nothing = dict.fromkeys(layers, Entry(0, 0, 0, 0))
+    entries, rejected = made.table.entries if timed else nothing, {layers[1]: "no <kernel>"}
+    replace(made.table, entries=entries, rejected=rejected).save(tmp_path / "table.json")
+    parsed = parts(tmp_path)
+    assert [
+        words
+        for words in ("1 layer that pixel8 can't run, and why", str(layers[1]), "no <kernel>")
+        if words not in parsed.words
+    ] == []
+    assert len(parsed.charts) == timed
+    assert (f"compiles {len(layers) - 1} of {len(layers)} layers, and gives no times" in parsed.text) != timed
+    assert "of 0 layers" not in " ".join([*parsed.labels, parsed.text])
+
+
+@pytest.mark.parametrize("told_by", ["table0.json", "best-found.json"])
+def test_emulated_times_are_not_called_latency(made: Any, changed: Callable[..., Path], told_by: str) -> None:
+    device = {**made.table.device, "label": "emulated"}
+    tables = {"pixel8": {**made.best.tables["pixel8"], "device": device}}
+    names = {"table0.json", "best-found.json", "validation.json"} - {told_by}
+    parsed = parts(changed(told_by, device=device, tables=tables), *(made.folder / name for name in names))
+    text = "\n".join([parsed.text, *parsed.labels, *parsed.charts])
+    for what in ("promised ", "predicted ", '"'):
+        assert f"{what}emulated time (no latency) on pixel8, ms" in text
+    assert "Accuracy against emulated time (no latency)" in parsed.words
+    assert "latency on" not in text
+    assert "pixel8 is emulated: its times are no latency of any device." in text
+    assert "emulated" not in parts(made.folder).text
+
+
+def test_a_page_of_many_devices_is_small_enough(many: Path) -> None:
+    text = page(read_inputs([many]), "hwnas report")
+    assert len(text.encode()) < MOST_BYTES
+    charts = Page(text).charts
+    for key, fewest in (("genes", 100), ("option", 200)):
+        counts = [count for chart in charts if (count := chart.count(f'"{key}": "'))]
+        assert len(counts) == 12
+        assert min(counts) >= fewest
+        assert sum(counts) <= 3000
+
+
 def test_a_search_is_told_as_it_was_asked_for(made: Any) -> None:
     asked = {"budget": "10min", "evaluate": "train:3", "pareto": "pixel8,params", "device": "phone.toml", "verify": "5"}
     said = searched(Path("found.json"), replace(made.best, asked=asked))
     assert "--budget 10min --evaluate train:3 --pareto pixel8,params --device phone.toml --verify 5" in said
     assert "--budget 20 " in searched(Path("found.json"), made.best)
+
+
+def test_a_search_tells_the_tables_that_it_was_given(made: Any) -> None:
+    """With --verify the last one is its own, which it makes itself."""
+    its_own = {"pixel8": {**made.best.tables["pixel8"], "path": "found.pixel8.json"}}
+    verified = replace(made.best, tables=its_own, asked={"table": "'my phone.json' b.json", "verify": "5"})
+    said = searched(Path("found.json"), verified)
+    assert " --table 'my phone.json' --table b.json --limit" in said
+    assert "found.pixel8.json" not in said
+    assert "--table found.pixel8.json" in searched(Path("found.json"), replace(verified, asked={}))
+    odd = searched(Path("found.json"), replace(verified, asked={"table": "it's.json"}))  # of no shell
+    assert shlex.split(odd)[4:6] == ["--table", "it's.json"]
+
+
+def test_an_export_tells_its_device_and_its_readers(made: Any) -> None:
+    (proof,) = read_inputs([made.folder / "best.json"]).certificates.values()
+    readers = tuple(TargetCheck(name, "ran", "1.0") for name in ("openvino", "onnxruntime-arm64", "tomorrow's"))
+    compiled = exported(Path("net.json"), replace(proof, latency={}, device="rtx.toml", targets=readers), None)
+    assert " --device rtx.toml " in compiled
+    assert shlex.split(compiled)[-2:] == ["--targets", "openvino,onnxruntime-arm64=PYTHON,tomorrow's"]
+    assert " --device pixel8" in exported(Path("net.json"), proof, None)
+    assert "--device" not in exported(Path("net.json"), replace(proof, latency={}), None)
+
+
+def test_a_network_that_was_trained_on_tells_how(made: Any, tmp_path: Path) -> None:
+    asked = {"found": "best-found.json", "epochs": "3", "augment": "False", "from_scratch": "True"}
+    replace(made.best, run=str(tmp_path.resolve()), asked=asked).save(tmp_path / "found.json")
+    said = [words for words in parts(tmp_path).words if words.startswith("hwnas finetune")]
+    assert said == [f"hwnas finetune best-found.json --epochs 3 --no-augment --from-scratch --out {tmp_path}"]
+    assert finetuned(Path("tuned"), None, 2) == "hwnas finetune FOUND.json --epochs 2 --out tuned"
 
 
 def test_a_page_of_the_user_s_is_not_written_over(
