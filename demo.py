@@ -57,7 +57,15 @@ def run_demo(out: Path, seed: int, console: Console, bar: Bar) -> None:
     )
     with bar("validating") as progress:
         checked = workflows.validate(
-            str(out / "run"), out / "local.json", DEVICE, UNSEEN, 0, progress=progress, note=console.print, resume=True
+            str(out / "run"),
+            out / "local.json",
+            DEVICE,
+            UNSEEN,
+            0,
+            out / "validation.json",
+            progress,
+            console.print,
+            resume=True,
         )
     fit = "fit" if checked.fit_for_use else "NOT fit"
     console.print(
@@ -70,7 +78,7 @@ def run_demo(out: Path, seed: int, console: Console, bar: Bar) -> None:
         with bar("searching") as progress:
             found = _search(out, name, limit, "evolution", BUDGET, seed, progress)
         with bar("exporting") as progress:
-            proof = workflows.export(_found(out, name), out / f"{name}.onnx", "local", progress=progress)
+            proof = workflows.export(_found(out, name), out / f"{name}.onnx", DEVICE, progress=progress)
         kept = f".rejected ({'; '.join(proof.rejected)})" if proof.rejected else ""
         console.print(f"searched and exported under {limit}: {out / name}.onnx{kept}")
         rows.append(Row(name, found, proof))
@@ -109,7 +117,13 @@ def _show(
 ) -> None:
     """Print the result, and write it as a report, a picture and a Markdown table."""
     proofs = [out / f"{row.name}.json{'.rejected' * bool(row.proof.rejected)}" for row in rows]
-    made = [out / "run", out / "local.json", *(_found(out, name) for name in (*SHARES, "random")), *proofs]
+    made = [
+        out / "run",
+        out / "local.json",
+        out / "validation.json",
+        *(_found(out, name) for name in (*SHARES, "random")),
+        *proofs,
+    ]
     workflows.report(made, out / "report.html")
     inputs = read_inputs(made)
     (field,) = fields_of(inputs, networks_of(inputs))  # one device
@@ -144,7 +158,7 @@ def _table(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
             f"{row.found.limits['local']:.3f}",
             f"{times.predicted_ms:.3f} ({times.low_ms:.3f}-{times.high_ms:.3f})",
             f"{times.measured_ms:.3f}",
-            "yes" if row.proof.within_limits else "NO",
+            {True: "yes", False: "NO", None: "?"}[row.proof.within_limits],
             f"{row.found.accuracy:.3f}",
             f"{row.proof.accuracy_onnx:.3f}",
             f"{costs['flops'] / 1e6:.2f}",

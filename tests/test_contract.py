@@ -73,6 +73,7 @@ def test_a_run_says_what_it_is_made_of(made: Path) -> None:
 def test_nothing_is_left_behind(made: Path) -> None:
     assert {path.name for path in made.iterdir()} == {
         "run", "local.json", "local.samples.csv.gz", "validation.json", "found.json", "report.html",
+        *(f"local.validation-{measurement}.samples.csv.gz" for measurement in (1, 2)),
         *(f"{name}.{suffix}" for name in ("net", "open", "four") for suffix in ("onnx", "json", "md")),
     }  # fmt: skip
     assert {path.name for path in (made / "run").iterdir()} - {".lock"} == {
@@ -198,6 +199,18 @@ def test_what_export_writes(made: Path) -> None:
     assert times["measured_ms"] > 0
     assert times["raw_ms"] > 0
     assert proof["within_limits"] is True  # a limit of a second
+
+
+def test_files_tell_the_options_that_they_were_made_with(made: Path) -> None:
+    """As they were given: a report shows the commands, and no guesses."""
+    table, lines = f"{made}/local.json", html.unescape((made / "report.html").read_text())
+    assert table_of(made).asked == {"device": LOCAL}
+    validation = {"space": f"{made}/run", "table": table, "device": LOCAL, "pause": "0"}
+    assert read(made, "validation.json")["asked"] == validation
+    assert read(made, "found.json")["asked"] == {"table": table, "budget": "30", "pareto": "local"}
+    assert f"hwnas profile --space {SPACE} --device {LOCAL} --out" in lines
+    assert f"hwnas validate --space {made}/run --table {table} --device {LOCAL} --pause 0 --nets 4 --out" in lines
+    assert f".onnx --device {LOCAL}" in lines
 
 
 def test_a_limit_that_was_not_measured_is_not_said_to_hold(made: Path) -> None:

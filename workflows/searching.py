@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
@@ -33,7 +34,7 @@ from ..supernet.space import Arch
 from .evaluating import Evaluator, evaluator_of
 from .fronts import answered, front_of, remember
 from .pricing import Pricing, check_sums, load_tables, priced_by, warn_of
-from .runs import check_finished
+from .runs import as_asked, check_finished
 from .verifying import ROUNDS, Verification, limits_there
 
 
@@ -130,7 +131,14 @@ def search(
         raise unknown_name("strategy", chosen, STRATEGIES)
     costs = tuple(name.strip() for name in pareto.split(",")) if pareto else ()
     asked = Asked(parse_limits(limits), costs, chosen, strategy is not None, parse_budget(budget), seed)
-    given = {"budget": budget, "evaluate": evaluate, "pareto": pareto, "device": device, "verify": verify}
+    given = as_asked(
+        table=shlex.join(map(str, tables)) if tables else None,
+        budget=budget,
+        evaluate=None if evaluate == "supernet" else evaluate,
+        pareto=pareto,
+        device=device,
+        verify=verify,
+    )
     trained = load_run(run)
     check_finished(trained, note)
     space = trained.load_space()
@@ -170,7 +178,7 @@ def search(
         weights=evaluator.weights if evaluator.trained is None else weights_fingerprint(network),
         tables=dict(_table_record(paths[name], table) for name, table in hunt.tables.items()),
         measured=check.measured[hunt.best.arch] if check else {},
-        asked={name: str(value) for name, value in given.items() if value not in (None, "supernet")},
+        asked=given,
     )
     found.save(out)
     if check:
