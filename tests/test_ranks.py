@@ -234,6 +234,7 @@ digits = DATA["digits"](16, None)
 
 TOGETHER = """
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 import torch
@@ -281,7 +282,7 @@ with joined("cpu") as ranks:
     apart = max(abs(a - b) for a, b in zip(together, alone, strict=True))
     weights = [trained(ranks, Path(rule), 0, rule) for rule in SAMPLING]
     line = [ranks.world, len(together), apart, weights, found(ranks), refused(ranks)]
-    print(json.dumps(line), flush=True)
+    os.write(1, (json.dumps(line) + "\\n").encode())  # in one go: the other process writes there, too
 """
 
 
