@@ -34,7 +34,7 @@ folder back with the times in it. Any of these will do:
 2. {RESULTS}, written by any means: a header "file,ms" and a row per run, in milliseconds. Five runs or more of
    each file, not one after the other, tell how sure the times are. {REFERENCE} is needed too: times are ratios to it.
    For a file that can't run there, one row that says why in place of the milliseconds: FILE.onnx,cannot: WHY
-3. trtexec --onnx=FILE.onnx --exportTimes=FILE.json for each file (its warm-up runs are left out).
+3. trtexec --onnx=FILE.onnx --exportTimes=FILE.json for each file, {REFERENCE} too (its warm-up is left out).
 
 Then give the same hwnas command again.
 """
