@@ -336,3 +336,17 @@ def test_every_name_of_tensorrt_that_its_reader_uses_exists_in_the_real_bindings
     python = {"CDLL", "byref", "c_int", "cuDeviceGetCount", "cuInit", "value", "insert", "parent", "path", "main"}
     python |= {"read_bytes", "write_bytes", "join", "needed", "not_installed", "__init__", "__version__", "ERROR"}
     assert read - ours - python <= set().union(*used.values()) | used.keys()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("batch", [1, "n"])
+def test_tensorrt_builds_an_engine_where_there_is_a_gpu(batch: int | str) -> None:
+    """It is kept, and TensorRT opens it again."""
+    trt = pytest.importorskip("tensorrt")
+    made: dict[str, bytes] = {}
+    (check,) = check_targets(network(batch), IMAGES, RIGHT, [Wanted("tensorrt")], TOLERANCE, keep=made.__setitem__)
+    assert (check.label, check.agrees, check.reason) == ("compiled", None, ""), check
+    engine = trt.Runtime(trt.Logger(trt.Logger.ERROR)).deserialize_cuda_engine(made["tensorrt"])
+    assert [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)] == ["image", "logits"]
+    assert check.size_bytes == len(made["tensorrt"])
