@@ -48,7 +48,9 @@ LESS = {
     "--epochs 20": "--epochs 1",
     "--nets 20": "--nets 3 --pause 0",
     "--device local": f"--device {QUICK_DEVICE}",
+    f"{QUICK_DEVICE}:": f"{QUICK_DEVICE},",  # settings of its own
     "local=1ms": "local=1s",
+    "pair=1ms": "pair=1s",
     "--nets 60": "--nets 4",
     "--int8": "--int8 --drop 0.9",
     "torchrun": LAUNCHER,
