@@ -127,6 +127,17 @@ def rank_process(launcher: int, rank: int) -> int | None:
     return None
 
 
+def kill(process: subprocess.Popen[str], rank: int, at_work: Callable[[], bool]) -> None:
+    """End one rank with -9 once it is at work; what is started anew comes to its end."""
+    while not at_work():
+        assert process.poll() is None
+        time.sleep(0.005)
+    victim = rank_process(process.pid, rank)
+    assert victim is not None
+    os.kill(victim, signal.SIGKILL)
+    finished(process)
+
+
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs Linux's /proc to find a rank")
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_rank_is_started_anew_and_ends_in_the_same_weights(
@@ -134,13 +145,7 @@ def test_a_killed_rank_is_started_anew_and_ends_in_the_same_weights(
 ) -> None:
     finished(torchrun(*TRAIN, "--epochs", "12", "--out", "whole"))
     process = torchrun(*TRAIN, "--epochs", "12", "--out", "killed", restarts=3)
-    while len(read_metrics(tmp_path / "killed")) < 2:
-        assert process.poll() is None
-        time.sleep(0.01)
-    victim = rank_process(process.pid, rank)
-    assert victim is not None
-    os.kill(victim, signal.SIGKILL)
-    finished(process)
+    kill(process, rank, lambda: len(read_metrics(tmp_path / "killed")) >= 2)
     assert len(read_metrics(tmp_path / "killed")) == 12
     whole, killed = (load_supernet(tmp_path / run) for run in ("whole", "killed"))
     assert weights_fingerprint(killed) == weights_fingerprint(whole)
@@ -163,13 +168,7 @@ def test_a_search_of_which_a_rank_is_killed_finds_the_same(torchrun: Torchrun, t
     shutil.copytree(tmp_path / "run", tmp_path / "whole")
     whole = workflows.search(tmp_path / "whole", tmp_path / "whole.json", budget=60, seed=1).found
     process = torchrun("search", "--run", "run", "--budget", "60", "--seed", "1", "--out", "killed.json", restarts=3)
-    while answered(tmp_path / "run") < 4:
-        assert process.poll() is None
-        time.sleep(0.005)
-    victim = rank_process(process.pid, rank)
-    assert victim is not None
-    os.kill(victim, signal.SIGKILL)
-    finished(process)
+    kill(process, rank, lambda: answered(tmp_path / "run") >= 4)
     found = Found.load(tmp_path / "killed.json")
     assert (found.arch, found.accuracy) == (whole.arch, whole.accuracy)
     assert found.reused > 0
